@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import os
 import reprlib
 import signal
 import sys
@@ -14,6 +15,9 @@ from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
+NO_READER = (
+    141  # that of a program whose output nobody reads any more, as in `clipself-seg weights | head`
+)
 GOES_ON = "the same command goes on"
 # Packages that are not on PyPI under their own names.
 PINNED = ("detectron2", "panopticapi")
@@ -185,13 +189,17 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Turns an `InputError` that escapes a command into one line on stderr and exit status 2.
 
     So with trouble of the file system: a full disk, a folder that may not be written. Ctrl-C is one
-    line and status 130.
+    line and status 130; an output that nobody reads any more, as before ``| head``, is status 141 without a word.
     """
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            return _without_reader()
         except InputError as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
@@ -205,7 +213,7 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             sys.stderr.write(f"interrupted; what is complete stays: {again}\n")
             return INTERRUPTED
         except OSError as error:
-            if error.strerror is None or isinstance(error, BrokenPipeError):
+            if error.strerror is None:
                 raise
             place = "" if error.filename is None else f"{error.filename}: "
             sys.stderr.write(
@@ -215,3 +223,15 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             return 2
 
     return wrapped
+
+
+def _without_reader() -> int:
+    """Ends a command whose standard output nobody reads; another broken pipe goes on as the error that it is."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    raise

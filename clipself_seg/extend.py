@@ -22,13 +22,12 @@ from torch import Tensor
 from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, Attend, Attention, Grid
-from clipself_seg.config.declare import EVERY, KEYS, NOT_NEGATIVE, Check
-from clipself_seg.config.declare import key as declare_key
-from clipself_seg.config.keys import OBJECTIVES, default_config
+from clipself_seg.config.declare import EVERY, KEYS, NOT_NEGATIVE, Check, Section
+from clipself_seg.config.keys import default_config, objectives
 from clipself_seg.config.relations import RELATIONS, of_crops
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import METRICS
-from clipself_seg.models.distillation import Step, enter_term
+from clipself_seg.evaluation.evaluation_base import METRICS
+from clipself_seg.models.distillation import Step, enter_objective
 from clipself_seg.training import register_hook
 from clipself_seg.training.tasks import TASKS
 from clipself_seg.yaml_files import leaves
@@ -95,10 +94,10 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
     """
 
     def register(value: Value) -> Value:
-        key = f"{OBJECTIVES}.{name}"
-        enter_term(name, reads)(lambda step, terms: value(step))
+        key = f"{objectives.name}.{name}"
+        enter_objective(name, reads)(lambda step, objectives: value(step))
         register_key(key, 0.0, NOT_NEGATIVE, of=["CLIPSelf"])
-        RELATIONS.append(of_crops(key, 0.0))
+        RELATIONS.append(of_crops(key))
         return value
 
     return register
@@ -149,4 +148,4 @@ def register_key(
         raise InputError(f"{key} is a section, or in a key that is none: name yours otherwise")
     if key in known:
         raise InputError(f'there is a "{key}" already: register yours by another name')
-    declare_key(key, default, check, of=of, **about)
+    Section().key(key, default, check, of=of, **about)

@@ -19,12 +19,13 @@ DOWNLOAD = (
 
 
 class Pin(NamedTuple):
-    """A wheel that is taken from PyPI by hash and unpacked here instead of installed by pip."""
+    """A wheel that is taken by hash and unpacked here instead of installed by pip, and where upstream's sources are."""
 
     project: str
     version: str
     sha256: str
     package: str
+    source: str
 
 
 # Neither detectron2 nor panopticapi is on PyPI under its own name. These are re-uploads of their
@@ -39,12 +40,14 @@ PINS = (
         "0.7.2",
         "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561",
         "detectron2",
+        "git+https://github.com/facebookresearch/detectron2.git@a59f05630a8f205756064244bf5beb8661f96180",
     ),
     Pin(
         "panopticapi-lite",
         "0.2.0",
         "58d3ffa842a72240162e7fa744c602a0a5320baabbdb3295d770374f4639b486",
         "panopticapi",
+        "git+https://github.com/cocodataset/panopticapi.git@7bb4655548f98f3fedc07bf37e9040a992b054b0",
     ),
 )
 
@@ -96,7 +99,9 @@ def unpack_wheel(wheel: Path, package: str, site: Path) -> None:
     part.rmdir()
 
 
-def install(pin: Pin, python: object, site: Path, run: Callable[..., None]) -> None:
+def install(
+    pin: Pin, python: object, site: Path, run: Callable[..., None], origin: str = ""
+) -> None:
     """Fetches a wheel, whose hash pip compares, unpacks it, and compiles its modules, as pip does.
 
     Otherwise they are compiled at each start where Python may not write: an image, PYTHONDONTWRITEBYTECODE.
@@ -106,10 +111,12 @@ def install(pin: Pin, python: object, site: Path, run: Callable[..., None]) -> N
         python: interpreter that has pip.
         site: folder of its packages.
         run: runs a command, given word by word, and raises an error if that fails.
+        origin: wheel, folder of wheels or address that is asked in place of PyPI; the hash stays.
     """
     with tempfile.TemporaryDirectory() as folder:
         requirement = Path(folder, "requirement.txt")
         requirement.write_text("%s==%s --hash=sha256:%s\n" % (pin.project, pin.version, pin.sha256))
-        run(python, *DOWNLOAD.split(), "--dest", folder, "--requirement", requirement)
+        words = DOWNLOAD.split() + (["--no-index", "--find-links", origin] if origin else [])
+        run(python, *words, "--dest", folder, "--requirement", requirement)
         unpack_wheel(next(Path(folder).glob("*.whl")), pin.package, site)
     run(python, "-Wignore", "-m", "compileall", "-q", site / pin.package)

@@ -99,7 +99,7 @@ def write_results(
         path: file to write.
         results: JSON-serialisable.
         provenance: as `clipself_seg.provenance.provenance` returns it.
-        protocol: name of a data set -> its protocol (`evaluation.protocol`), where there is one.
+        protocol: name of a data set -> its protocol (`evaluation.measuring_protocol`), where there is one.
         **more: further JSON-serialisable content, by its key.
     """
     content = {"results": dict(results), "provenance": dict(provenance)}

@@ -35,7 +35,7 @@ def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     written: dict[str, Tensor] = {}
     for native, tensor in tensors.items():
         name = tips.renamed(native, tips._VISION, tips._VISION_BLOCK)
-        name = tips.renamed(name, tips._TEXT, tips.TRANSFORMERS_BLOCK)
+        name = tips.renamed(name, tips.TRANSFORMERS_TEXT, tips.TRANSFORMERS_BLOCK)
         if native == "logit_scale":
             written["temperature"] = tips._temperature_of(tensor)
         elif ".in_proj_" in native:

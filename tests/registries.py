@@ -10,8 +10,8 @@ from clipself_seg.clip import kinds
 from clipself_seg.clip.training_free import ATTENTIONS
 from clipself_seg.config.declare import KEYS
 from clipself_seg.config.relations import RELATIONS
-from clipself_seg.evaluation.base import METRICS
-from clipself_seg.models.distillation import TERMS
+from clipself_seg.evaluation.evaluation_base import METRICS
+from clipself_seg.models.distillation import OBJECTIVES
 
 NAMES = ("attention", "head", "metric", "objective", "tower")  # of the files my_NAME.py
 
@@ -19,7 +19,7 @@ NAMES = ("attention", "head", "metric", "objective", "tower")  # of the files my
 @contextlib.contextmanager
 def registries_kept() -> Iterator[None]:
     """Afterwards nothing is registered that was not before, and the files may be imported again."""
-    tables = (ATTENTIONS, KEYS, METRICS, TERMS)
+    tables = (ATTENTIONS, KEYS, METRICS, OBJECTIVES)
     tables += (kinds.KINDS, kinds._configs())
     before = [dict(table) for table in tables]
     relations = [*RELATIONS]

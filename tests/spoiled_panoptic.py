@@ -13,7 +13,7 @@ from torch import nn
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.masks import encode_masks, read_panoptic_png
 from clipself_seg.evaluation.panoptic.panoptic_evaluation import PanopticEvaluation
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from tests.panoptic_worlds import save_ids
 
 CLASSES = [

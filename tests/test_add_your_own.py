@@ -15,9 +15,9 @@ from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import METRICS, add_metrics
+from clipself_seg.evaluation.evaluation_base import METRICS, add_metrics
 from clipself_seg.models.build import build_model
-from clipself_seg.models.distillation import build_objective
+from clipself_seg.models.distillation import build_target
 from tests.conftest import ROOT
 from tests.registries import NAMES, registries_kept
 from tests.tiny import small_worlds
@@ -69,7 +69,7 @@ def test_a_loss_is_trained_by_its_weight_beside_clipselfs_and_alone(tmp_path):
     logged = (tmp_path / "metrics.json").read_text()
     assert "loss_ranks" in logged and "loss_clipself" in logged
     alone = load_config("mini/patches", [OBJECTIVE, "0.5", "MODEL.CLIPSELF.OBJECTIVES.CROPS", "0"])
-    assert build_objective(alone).weights == {"RANKS": 0.5}
+    assert build_target(alone).weights == {"RANKS": 0.5}
 
 
 def test_a_head_is_trained_evaluated_and_has_a_key_of_its_own(tmp_path):

@@ -54,7 +54,7 @@ DETECTRON2_FILES = (
     "data/loader.py",
     "data/mappers/*.py",
     "clip/backbone.py",
-    "clip/guests.py",
+    "clip/guest_backbone.py",
     "heads/fvit/*.py",
     "heads/panoptic/panoptic_merge.py",  # instances are a class of detectron2's
     "heads/panoptic/pixel_decoder.py",  # its convolution with a norm

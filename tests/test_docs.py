@@ -326,9 +326,9 @@ def test_pages_have_the_tables_of_the_code(page, table):
 def test_towers_have_templates_and_the_licences_of_their_publishers():
     assert all(kind.templates in TEMPLATES for kind in KINDS.values())
     rows = {row.split(" | ")[0]: row for row in weights_table().splitlines()}
-    assert rows["| `ViT-B-16-SigLIP2`"].endswith("| `webli` | Apache-2.0 (timm) |")
-    assert "| CC-BY-NC" in rows["| `ViT-bigG-14-quickgelu`"]
-    assert "| Apple's own |" in rows["| `ViT-H-14-378-quickgelu`"]
+    assert rows["| `ViT-B-16-SigLIP2`"].endswith("| `webli` | Apache-2.0 |")
+    assert "| CC BY-NC 4.0 |" in rows["| `ViT-bigG-14-quickgelu`"]
+    assert "| apple-amlr, research only |" in rows["| `ViT-H-14-378-quickgelu`"]
 
 
 def test_towers_of_size_b_have_a_configuration_of_every_task():

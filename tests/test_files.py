@@ -26,7 +26,7 @@ from clipself_seg.files import (
     require_regular_file,
     write_json,
 )
-from clipself_seg.models.base import save_atomically
+from clipself_seg.models.model_base import save_atomically
 from lab.prepare.common import save_tiff
 from tests.faults import run_python, start_python
 

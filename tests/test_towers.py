@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
+from clipself_seg.clip.kind import CLIP_MEAN
 from clipself_seg.config import READOUTS, load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
@@ -171,6 +172,10 @@ def test_panoptic_masks_are_named_by_it(name, kind):
 def test_a_detector_stands_on_its_blocks(name):
     opts = ("MODEL.META_ARCHITECTURE", "FViT", "MODEL.FVIT.BLOCKS", "(0, 1, 2, 3)")
     opts += ("MODEL.FVIT.CHANNELS", 8, "INPUT.DETECTION.SIDE", 56)
+    strange = ("MODEL.FVIT.PIXEL_MEAN", "(1.0, 2.0, 3.0)")
+    if random_clip(name).mean != CLIP_MEAN:
+        with pytest.raises(InputError, match="PIXEL_MEAN is .* was trained with .*: leave it out"):
+            built(None, name, *opts, *strange)
     model = built(None, name, *opts)
     entries = [VocabularyClass((word,), i, seen=i < 2) for i, word in enumerate(WORDS)]
     model.setup_training(Vocabulary("tiny", tuple(entries)))

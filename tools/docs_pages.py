@@ -44,7 +44,7 @@ REFERENCE = {
     ),
     "heads": (
         "Mathematics of the heads",
-        "heads.fusion heads.distillation heads.text_scores heads.windows "
+        "heads.fusion heads.distillation_losses heads.text_scores heads.windows "
         "heads.cat_seg.cost_aggregator "
         "heads.panoptic.clip_branches heads.panoptic.feature_sources heads.panoptic.panoptic_merge "
         "heads.panoptic.generator heads.panoptic.plain_decoder "
@@ -52,18 +52,18 @@ REFERENCE = {
     ),
     "models": (
         "Models",
-        "models.build models.protocol models.clipself models.region_reader models.cat_seg.cat_seg "
+        "models.build models.model_protocols models.clipself models.region_reader models.cat_seg.cat_seg "
         "models.zero_shot models.panoptic.open_panoptic models.fvit.fvit models.distillation",
     ),
     "training": (
         "Training and evaluation",
-        "training.run training.tasks training.trainer training.optimizer evaluation.base "
+        "training.run training.tasks training.trainer training.optimizer evaluation.evaluation_base "
         "evaluation.region_accuracy evaluation.mean_iou evaluation.panoptic.quality "
         "evaluation.coco_ap",
     ),
     "ground": (
         "Configuration, weights, errors",
-        "config.load config.guests checkpoints.read checkpoints.locate checkpoints.zoo "
+        "config.load config.other_projects checkpoints.read checkpoints.locate checkpoints.zoo "
         "errors extend provenance register",
     ),
 }

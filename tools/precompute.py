@@ -158,7 +158,7 @@ def region_text(args: argparse.Namespace) -> None:
     adjectives.
     """
     from clipself_seg.config import load_config
-    from clipself_seg.config.weights import fetch_addresses
+    from clipself_seg.config.weight_checks import fetch_addresses
     from lab.precompute.region_text import Request, label_proposals
 
     options.take_device(args)

@@ -32,6 +32,7 @@ from clipself_seg.heads.panoptic.generator import (
     VectorGenerator,
 )
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder
+from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models.build import architecture
 from clipself_seg.models.panoptic.panoptic_config import build_plain_decoder, build_source
 
@@ -66,18 +67,53 @@ def recipe(cfg: CfgNode, half: bool) -> Recipe | None:
         cfg: a configuration whose models have no files of weights.
         half: whether the recipe computes in 16 bits where autocast does.
     """
-    build = PARTS.get(cfg.MODEL.META_ARCHITECTURE)
-    if build is None or not cfg.DATASETS.TRAIN:
+    if cfg.MODEL.META_ARCHITECTURE not in PARTS or not cfg.DATASETS.TRAIN:
         return None
+    return Recipe(cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.MAX_ITER, *_step(cfg, half))
+
+
+def _step(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
+    """Operations of an image's step, bytes of weights and of what the step holds."""
     # Recipes that differ in data and schedule alone have one computation.
     key = f"{cfg.MODEL} {cfg.INPUT} {half}"
     if key not in _computed:
         with stock_linear():  # not as is fastest on this CPU
-            _computed[key] = build(cfg, half)
-    return Recipe(cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.MAX_ITER, *_computed[key])
+            _computed[key] = PARTS[cfg.MODEL.META_ARCHITECTURE](cfg, half)
+    return _computed[key]
 
 
 _computed: dict[str, tuple[int, int, int]] = {}
+
+LABELLED = 36_781 / 5_000  # boxes of an image of COCO's val2017
+VIEWS = 5  # of CAT-Seg: four windows and the whole image
+
+
+def evaluation(cfg: CfgNode) -> float | None:
+    """Operations of an image in evaluation, without texts and metrics; None where they are not computed.
+
+    Models whose training is computed take a third of its step. The image of zero-shot segmentation is of 4:3.
+
+    Args:
+        cfg: a configuration whose models have no files of weights.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name in ("CATSeg", "FViT"):
+        views = VIEWS if name == "CATSeg" else 1
+        return views * _step(cfg, half=False)[0] / FORWARD_AND_BACKWARD
+    if name == "OpenPanoptic":
+        return None
+    side, windows = max(cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,)), 1
+    if name == "ZeroShotSegmenter":
+        layout = StridedWindows(cfg.MODEL.ZERO_SHOT.WINDOW, cfg.MODEL.ZERO_SHOT.STRIDE)
+        short = cfg.INPUT.MIN_SIZE_TEST
+        side, windows = layout.size, len(layout.corners((short, short * 4 // 3)))
+    with FakeTensorMode(allow_non_fake_inputs=True), stock_linear():
+        clip = build_clip(cfg, WEIGHTS="", DENSE=TOKEN)
+        flops = tower_flops(clip.visual, side - side % clip.patch_size, clip.image_size)
+    if name == "ImageClassifier":
+        return flops.image
+    crops = LABELLED if name == "RegionReader" and "crops" in cfg.TEST.REGIONS.READ else 0
+    return windows * flops.dense + crops * flops.image
 
 
 def _distillation(cfg: CfgNode, half: bool) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
 """The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
 
     python tools/recipe_tables.py > docs/expected.md
-    python tools/recipe_tables.py --hours > tools/lab/tables/hours.json     # for reproduce --real
+    python tools/recipe_tables.py --costs > tools/lab/tables/costs.json     # for reproduce --real
 
 Published numbers are those of the tables in tools/lab/tables/ and of the official checkpoints; hours and memory are
 the authors' where they said them, and computed (`recipe_costs`) where they did not.
@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from detectron2.config import CfgNode
+
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
@@ -25,9 +27,10 @@ from clipself_seg.config import load_config
 from clipself_seg.yaml_files import names, read_layers, setting_place
 from lab import ROOT
 from lab.tables.page import markdown_table
+from lab.tables.rehearse import random_weights
 from lab.tables.runs import config_name
 from lab.tables.table import RunOf, Table, read_tables
-from recipe_costs import recipe
+from recipe_costs import evaluation, recipe
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
 RATES = {"B": 52e12, "L": 70e12}
@@ -70,6 +73,8 @@ HOURS_SAID = {
     "distill/coco_proposals+eva02_vitl14_336": "authors: 6 h on 8",
 }
 """Hours of GPUs that somebody measured."""
+SECONDS_SAID = dict.fromkeys(("panoptic/odise_caption", "panoptic/odise_caption_clipself"), 0.79)
+"""Seconds of a V100 that ODISE's paper says: 1.26 images of 1024 pixels a second."""
 
 
 class Published(NamedTuple):
@@ -151,13 +156,22 @@ def gpus(name: str) -> int:
     return 4 if name.startswith("semseg/") else 8
 
 
+def _config(name: str) -> CfgNode:
+    """A configuration with random weights."""
+    # bfloat16, because float16 is switched off where there is no GPU.
+    values = {"SOLVER.AMP.DTYPE": "bfloat16", **random_weights(name)}
+    words = [word for pair in values.items() for word in pair]
+    return load_config(ROOT / f"configs/{name}.yaml", words)
+
+
+def rate(cfg: CfgNode) -> float:
+    """Operations a second of an A100, by the size of the ViT."""
+    return RATES["L" if "-L-" in cfg.MODEL.CLIP.NAME else "B"]
+
+
 def cost(name: str) -> list[str]:
     """The cells of `COSTS` behind the name: images, TFLOP an image, A100 hours, GiB of a GPU; empty if not computed."""
-    # bfloat16, because float16 is switched off where there is no GPU.
-    words = ["SOLVER.AMP.DTYPE", "bfloat16"]
-    words += ["MODEL.CLIP.WEIGHTS", ""] if "rpn" not in name else []
-    words += ["MODEL.CAT_SEG.BACKBONE_WEIGHTS", "random"] if name.startswith("semseg/") else []
-    cfg = load_config(ROOT / f"configs/{name}.yaml", words)
+    cfg = _config(name)
     given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
     if "transfer" in name or name.endswith("_clipself") or given:  # only evaluated
         return [""] * 4
@@ -174,8 +188,7 @@ def cost(name: str) -> list[str]:
     made = recipe(cfg, solver.AMP.ENABLED)
     if made is None:
         return [""] * 4
-    rate = RATES["L" if "-L-" in cfg.MODEL.CLIP.NAME else "B"]
-    hours = made.images * made.flops / rate / 3600
+    hours = made.images * made.flops / rate(cfg) / 3600
     each = max(1, solver.IMS_PER_BATCH // gpus(name))
     memory = made.memory(each) / 2**30
     return [
@@ -190,12 +203,36 @@ def _two_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def hours() -> dict[str, float]:
-    """Hours of an A100 of every configuration whose are computed, as the page has them."""
-    cells = {
-        name: [*cost(name), "", "", ""][2].split(" ")[0].replace(",", "") for name in recipes()
+def costs() -> dict[str, dict[str, float]]:
+    """Numbers of the page by configuration, where they are computed, and seconds of an image's evaluation."""
+    cells = {name: [*cost(name), "", "", "", ""][2:4] for name in recipes()}
+    memory = {name: re.fullmatch(r"([\d.]+) \((\d+)\)", gib) for name, (_, gib) in cells.items()}
+    hours = {name: first.split(" ")[0].replace(",", "") for name, (first, _) in cells.items()}
+    return {
+        "hours of a training": {
+            name: float(cell) for name, cell in hours.items() if cell.replace(".", "").isdigit()
+        },
+        "GiB of a GPU": {name: float(match[1]) for name, match in memory.items() if match},
+        "images of a GPU": {name: int(match[2]) for name, match in memory.items() if match},
+        "seconds of an image": seconds(),
     }
-    return {name: float(cell) for name, cell in cells.items() if cell.replace(".", "").isdigit()}
+
+
+def seconds() -> dict[str, float]:
+    """Seconds of an A100 of an image, of every configuration that a table evaluates on real data."""
+    runs = [run for table in _tables() for run in table.runs["real"].values()]
+    return {
+        name: _seconds(name) for name in sorted({config_name(r.config) for r in runs if r.evaluate})
+    }
+
+
+def _seconds(name: str) -> float:
+    if name in SECONDS_SAID:
+        return SECONDS_SAID[name]
+    cfg = _config(name)
+    flops = evaluation(cfg)
+    assert flops is not None, name
+    return float(f"{flops / rate(cfg):.2g}")
 
 
 def page() -> str:
@@ -223,6 +260,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--hours", action="store_true", help="write hours.json, not the page")
-    wanted = parser.parse_args()
-    sys.stdout.write(json.dumps(hours(), indent=1) + "\n" if wanted.hours else page())
+    parser.add_argument("--costs", action="store_true", help="write costs.json, not the page")
+    if parser.parse_args().costs:
+        sys.stdout.write(json.dumps(costs(), indent=1) + "\n")
+    else:
+        sys.stdout.write(page())

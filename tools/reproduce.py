@@ -30,6 +30,7 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--dry-run", "print the commands and their cost, run nothing")
     flag(parser, "--page", "write the page from what is finished, run nothing")
     flag(parser, "--real", "on real data, not the mini world; prints the plan, runs nothing")
+    flag(parser, "--rehearse", "two steps of a run of each recipe, on random weights")
     flag(parser, "--start", "run the plan of --real")
     hours = "hours of GPUs, without GPUs of cores, to spend (as many as all takes)"
     value(parser, "--hours", hours, kind=float)
@@ -51,6 +52,7 @@ def reproduce(args: argparse.Namespace) -> int:
         python tools/reproduce.py --list                     # rows and claims, and what is finished
         python tools/reproduce.py --dry-run                  # commands that would run, and their cost
         python tools/reproduce.py --real                     # the plan on real data: hours, disk, data, weights
+        python tools/reproduce.py --real --rehearse          # two steps of each recipe, on a part of the data
         python tools/reproduce.py --real --table 2 5 --hours 24 --num-gpus 8 --start     # run it: 24 hours
         python tools/reproduce.py --table my_table.yaml --import my_method.py   # a table of yours
         python tools/reproduce.py --table backbone --import my_backbone.py      # your row beside kept ones
@@ -103,6 +105,8 @@ def _reproduce(args: argparse.Namespace) -> int:
         refuse_other_worlds()
     if args.list:
         reproduction.list_rows(args.table)
+    if args.rehearse:
+        return reproduction.rehearse(args.table, gpus=args.num_gpus)
     planned = args.real and not (args.start or args.list or args.page)
     if args.dry_run or planned:
         reproduction.dry_run(args.table, gpus=args.num_gpus, hours=args.hours)

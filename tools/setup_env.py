@@ -125,7 +125,7 @@ def set_up(venv: Path, wanted: Optional[str], detectron2: str) -> None:
     steps.run(python, "-m", "pip", "install", "--editable", ".[dev,docs]")
     say("[3/4] detectron2 and panopticapi")
     if detectron2 == "source":
-        steps.build_detectron2(python)
+        steps.build_pinned(python)
     steps.add_pinned(python, site)
     say("[4/4] first import")
     steps.run(python, "-c", FIRST_IMPORT)

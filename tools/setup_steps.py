@@ -17,7 +17,6 @@ sys.path.append(str(ROOT))  # nothing is installed yet
 from clipself_seg.pinned_wheels import PINS, install  # noqa: E402
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-DETECTRON2_SOURCE = "git+https://github.com/facebookresearch/detectron2.git@a59f0563"
 
 
 class SetupError(Exception):
@@ -152,8 +151,9 @@ def add_pinned(python: Path, site: Path) -> None:
             install(pin, python, site, run)
 
 
-def build_detectron2(python: Path) -> None:
-    """Upstream's own way: from source, with its compiled extension; needs git and a compiler."""
-    run(python, "-m", "pip", "uninstall", "--yes", "detectron2", "sal-detectron2")
+def build_pinned(python: Path) -> None:
+    """Upstream's own way: from source, Detectron2 with its compiled extension; needs git and a compiler."""
     run(python, "-m", "pip", "install", "setuptools", "wheel", "ninja")
-    run(python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", DETECTRON2_SOURCE)
+    for pin in PINS:
+        run(python, "-m", "pip", "uninstall", "--yes", pin.package, pin.project)
+        run(python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", pin.source)

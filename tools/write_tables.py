@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/: official checkpoints (models.md), kinds of CLIP and weights (towers.md)."""
+"""Write the generated tables of docs/: checkpoints (models.md), licences, kinds of CLIP and weights (towers.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from clipself_seg.checkpoints.zoo import Entry, zoo
+from clipself_seg.checkpoints.zoo import Entry, entry_of, zoo
 from clipself_seg.clip.kind import Architecture
 from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
 from clipself_seg.clip.text_bank import templates_text
@@ -31,14 +31,16 @@ FAMILIES = {
     "SigLIP": ".*-SigLIP",
     "PE-Core": "PE-Core-",
     "LAION, DataComp, DFN, MetaCLIP": ".*:",
+    "Masks (--masks)": "sam|eomt|mask2former",
     "Parts of models": "",
 }
-# Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say
-# by family; a line of the zoo goes before it. They state nothing of laion, datacomp, commonpool, yfcc15m and cc12m.
+# Licence of the weights of open_clip's tags by how they begin, as the cards of the zoo's entries of a family say; a
+# line of the zoo goes before it. Of commonpool, yfcc15m and cc12m none was read.
 LICENCES = {
-    "openai": "MIT (the repository's)",
-    "metaclip": "CC-BY-NC",
-    "dfn": "Apple's own",
+    "metaclip": "CC BY-NC 4.0",
+    "dfn": "apple-amlr, research only",
+    "laion": "MIT",
+    "datacomp": "MIT",
     "merged": "MIT",
     "webli": "Apache-2.0",
     "meta": "Apache-2.0",
@@ -47,14 +49,11 @@ LICENCES = {
 
 def zoo_table() -> str:
     """A folded table for each family, a row for each official checkpoint."""
-    rows: dict[str, list[list[str]]] = {title: [] for title in FAMILIES}
-    for entry in zoo().values():
-        title = next(title for title, name in FAMILIES.items() if re.match(name, entry.name))
-        rows[title].append(_row(entry))
-    heads = ["name", "may I ship it: licence", "published"]
+    heads = ["name", "size", "may I ship it: licence", "published"]
+    tables = {title: markdown_table(heads, map(_row, own)) for title, own in _by_family().items()}
     return "\n".join(
-        f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n{markdown_table(heads, own)}\n\n</details>\n"
-        for title, own in rows.items()
+        f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n{tables[title]}\n\n</details>\n"
+        for title, own in _by_family().items()
     )
 
 
@@ -62,7 +61,33 @@ def _row(entry: Entry) -> list[str]:
     by_hand = "" if entry.addresses else " (by hand)"
     config = f"<br>`{entry.configs[0]}`" if entry.key == "MODEL.WEIGHTS" else ""
     numbers = entry.published or "none"
-    return [f"`{entry.name}`{by_hand}{config}", f"{entry.may_ship}: {entry.licence}", numbers]
+    name, licence = f"`{entry.name}`{by_hand}{config}", f"{entry.may_ship}: {entry.licence}"
+    return [name, entry.how_large, licence, numbers]
+
+
+def licences_table() -> str:
+    """A row for each licence in a family of official checkpoints, with the pages where it was read."""
+    rows = []
+    for title, own in _by_family().items():
+        for licence in dict.fromkeys(entry.licence for entry in own):
+            entries = [entry for entry in own if entry.licence == licence]
+            stated = [entry.licence_source.split(", ") for entry in entries]
+            pages = dict.fromkeys(page for page, _ in stated)
+            links = ", ".join(f"[{number}]({page})" for number, page in enumerate(pages, 1))
+            read = ", ".join(sorted({read for _, read in stated}))
+            names = _names(entry.name for entry in entries)
+            rows.append([title, names, licence, entries[0].may_ship, f"{links}: {read}"])
+    heads = ["family", "weights", "stated about the weights", "may I ship it", "stated on"]
+    return markdown_table(heads, rows) + "\n"
+
+
+def _by_family() -> dict[str, list[Entry]]:
+    """Entries by the titles of `FAMILIES`."""
+    families: dict[str, list[Entry]] = {title: [] for title in FAMILIES}
+    for entry in zoo().values():
+        title = next(title for title, name in FAMILIES.items() if re.match(name, entry.name))
+        families[title].append(entry)
+    return families
 
 
 def kinds_table() -> str:
@@ -125,7 +150,7 @@ def _weights(architecture: Architecture) -> dict[str, list[str]]:
 
     name, known = architecture.name, zoo()
     tags = open_clip.list_pretrained_tags_by_model(name)
-    named = {tag: _licence(tag, f"{name}:{tag}") for tag in tags}
+    named = {tag: _licence(tag, name) for tag in tags}
     named |= {e.name: e.licence for e in known.values() if e.model == name and ":" not in e.name}
     by_licence: dict[str, list[str]] = {}
     for weights, licence in named.items():
@@ -133,9 +158,9 @@ def _weights(architecture: Architecture) -> dict[str, list[str]]:
     return by_licence
 
 
-def _licence(tag: str, name: str) -> str:
-    if name in zoo():
-        return zoo()[name].licence
+def _licence(tag: str, model: str) -> str:
+    if entry := entry_of(tag, model):
+        return entry.licence
     stated = (text for start, text in LICENCES.items() if tag.startswith(start))
     return next(stated, "nothing stated")
 
@@ -150,6 +175,7 @@ def _names(names: Iterable[str]) -> str:
 
 PAGES = {
     "docs/models.md": {"zoo": zoo_table},
+    "docs/licences.md": {"licences": licences_table},
     "docs/towers.md": {"kinds": kinds_table, "weights": weights_table, "configs": configs_table},
 }
 

@@ -34,8 +34,17 @@ def is_address(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
+def is_offline() -> bool:
+    """True if ``HF_HUB_OFFLINE=1``, which keeps all that is fetched here from the network, is set."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
 def download(address: str, path: Path, *, size: int | None = None, sha256: str = "") -> None:
     """Fetches a file, unless it is there; of several processes that want it, one fetches it.
+
+    Its sha256 stays beside it, see `digest_at_first`.
 
     Args:
         address: http or https.
@@ -56,6 +65,7 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
                 for block in _blocks(address, "a file of weights", size):
                     file.write(block)
             check_file(temporary, size, sha256, f"what {address} gave", then="nothing is kept")
+            _digest_file(path).write_text(file_sha256(temporary))
 
 
 @contextlib.contextmanager
@@ -114,6 +124,21 @@ def file_sha256(path: Path) -> str:
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
+def digest_at_first(path: Path) -> str:
+    """The hash of a file when it was fetched: a blob's name in the hub's cache, or what `download` wrote beside it.
+
+    Empty where neither is there.
+    """
+    blob, written = path.resolve().name, _digest_file(path)
+    if re.fullmatch("[0-9a-f]{64}", blob):
+        return blob
+    return written.read_text() if written.is_file() else ""
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
 @functools.cache
 def _sha256(path: Path, size: int, changed: int) -> str:
     """Hash of a file as it is; a file of another size or time of change is another one."""
@@ -142,6 +167,8 @@ def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
         raise NotFetched(
             f"{address} is no http or https address: fetch the file, and give its path"
         )
+    if is_offline():
+        raise NotFetched(f"{address} is not fetched, since HF_HUB_OFFLINE is set")
     import httpx  # a while, which only fetching needs
 
     def stay_encrypted(request: httpx.Request) -> None:

@@ -2,34 +2,49 @@
 
 Names and addresses are fetched into one folder, once, those of the hub into a cache below it.
 ``CLIPSELF_SEG_WEIGHTS`` is another folder, or the address of a mirror that has the files of the zoo under their own
-names. Values of a configuration are never fetched as addresses: `clipself_seg.config.weights`.
+names. Values of a configuration are never fetched as addresses: `clipself_seg.config.weight_checks`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import sys
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.download import SECONDS, NotFetched, check_file, download, is_address
-from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, suggestion, zoo
+from clipself_seg.checkpoints.download import (
+    SECONDS,
+    NotFetched,
+    check_file,
+    digest_at_first,
+    download,
+    file_sha256,
+    is_address,
+    is_offline,
+)
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, same_weights, suggestion, zoo
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import home_expanded
 
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
-# What is looked for where no file is named. Open_clip's comes first: beside it ``model.safetensors`` is often the
-# same CLIP in the layout of transformers.
-FILES = ("open_clip_model.safetensors", "model.safetensors")
-# What open_clip asks a repository of the hub for.
-HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# Files of open_clip's models on the hub: timm's name, and LAION's, of which older repositories have the .bin alone.
+OPEN_CLIP_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+# The same CLIP often lies beside it in transformers' layout, which takes its config.json to say the activation; timm's
+# ``model.safetensors`` is the image tower alone.
+TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = (*OPEN_CLIP_FILES, *TRANSFORMERS_FILES)  # what is looked for where no file is named
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 
@@ -107,12 +122,12 @@ def hub_file(name: HubName) -> Path:
         if path := _present(name, file):
             return path
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
-    for file in wanted:
-        with contextlib.suppress(FileNotFoundError):
-            return _fetch(name, file, wanted)
-    raise InputError(
-        f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:model.safetensors"
-    )
+    try:
+        return _fetch(name, wanted)
+    except FileNotFoundError:
+        raise InputError(
+            f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:weights.pt"
+        ) from None
 
 
 def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> Path:
@@ -132,9 +147,10 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
         return folder
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     with _errors_of_hub(name, needed):
+        how = _of_hub(name)
         # Needed ones last: what is interrupted lacks some.
         for files in filter(None, ([*others], [*others, *needed])):
-            folder = Path(snapshot_download(name.repository, allow_patterns=files, **_of_hub(name)))
+            folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
     assert folder is not None
     for file in needed:
         if not (folder / file).is_file():
@@ -171,37 +187,46 @@ def _present(name: HubName, file: str) -> Path | None:
 
 
 def _of_hub(name: HubName) -> dict[str, Any]:
-    """Arguments of huggingface_hub's functions that fetch; no token is sent."""
+    """Arguments of huggingface_hub's functions that fetch; no token is sent.
+
+    Asks the hub for its first page before: without a network huggingface_hub would try again for half a minute.
+    """
     import httpx
-    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     cache = weights_folder() / "hub"
-    # Without a network huggingface_hub would try again for half a minute.
-    if not HF_HUB_OFFLINE:
+    if not is_offline():
         httpx.head(endpoint(), timeout=SECONDS)
     how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
     return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": SECONDS}
 
 
-def _fetch(name: HubName, file: str, wanted: Sequence[str]) -> Path:
-    """Fetches a file of the hub and checks it.
+def _fetch(name: HubName, wanted: Sequence[str]) -> Path:
+    """Fetches the first of some files that a repository has, and checks it; of transformers' files config.json too.
 
     Raises:
-        FileNotFoundError: the repository has no such file.
+        FileNotFoundError: the repository has none of them.
         NotFetched, InputError: as `hub_file`.
     """
+    with _errors_of_hub(name, wanted):
+        how = _of_hub(name)
+        path = next(filter(None, (_downloaded(name, file, how) for file in wanted)), None)
+        if path is not None and path.name in TRANSFORMERS_FILES:
+            _downloaded(name, "config.json", how)
+    if path is None:
+        raise FileNotFoundError(f"{name.page} has no {' and no '.join(wanted)}")
+    _check_digest(path, name)
+    return path
+
+
+def _downloaded(name: HubName, file: str, how: Mapping[str, Any]) -> Path | None:
+    """A file of the hub, fetched; None if the repository does not have it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    with _errors_of_hub(name, wanted):
-        try:
-            path = Path(hf_hub_download(name.repository, file, **_of_hub(name)))
-        except RemoteEntryNotFoundError:
-            path = None
-    if path is None:
-        raise FileNotFoundError(file)
-    _check_digest(path, name)
-    return path
+    try:
+        return Path(hf_hub_download(name.repository, file, **how))
+    except RemoteEntryNotFoundError:
+        return None
 
 
 def _check_digest(path: Path, name: HubName) -> None:
@@ -209,14 +234,15 @@ def _check_digest(path: Path, name: HubName) -> None:
 
     huggingface_hub compares the size alone.
     """
-    blob = path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name):
-        try:
-            check_file(blob, None, blob.name, f"{path.name} of {name.page}", "nothing is kept")
-        except InputError:
-            path.unlink()
-            blob.unlink(missing_ok=True)
-            raise
+    try:
+        check_file(
+            path, None, digest_at_first(path), f"{path.name} of {name.page}", "nothing is kept"
+        )
+    except InputError:
+        blob = path.resolve()
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -296,9 +322,10 @@ def fetch(entry: Entry) -> Path:
         InputError: it is nowhere, or not the file that was published; says what to fetch, and where to
             put it.
     """
-    if (present := present_file(entry)) is not None:
-        check_entry(present, entry)
-        return present
+    for one in same_weights(entry):
+        if present := present_file(one):
+            check_entry(present, one)
+            return present
     own = weights_folder() / entry.file
     addresses = _addresses(entry)
     if addresses:
@@ -306,13 +333,14 @@ def fetch(entry: Entry) -> Path:
         licence = f"; licence: {entry.licence}" if entry.licence else ""
         sys.stderr.write(f"fetching {entry.name}{megabytes} from {addresses[0]}{licence}\n")
     failed = []
-    for address in addresses:
+    for stem, group in itertools.groupby(addresses, _stem):
+        files = [address.removeprefix(stem) for address in group]
         try:
-            if name := _hub_address(address):
-                path = _fetch(name, name.file, [name.file])
+            if name := _hub_address(stem + files[0]):
+                path = _fetch(name, files)
                 check_entry(path, entry)
                 return path
-            download(address, own, size=entry.size, sha256=entry.sha256)
+            download(stem, own, size=entry.size, sha256=entry.sha256)
             return own
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
@@ -336,13 +364,32 @@ def present_file(entry: Entry) -> Path | None:
 
 
 def check_entry(path: Path, entry: Entry) -> None:
-    """Refuses a file that is not the one that was published; a folder passes.
+    """Refuses a file that is not the one that was published, or that was fetched at first; a folder passes.
 
     Raises:
         InputError: another size or hash.
     """
     if path.is_file():
-        check_file(path, entry.size, entry.sha256, f"{path}, the file of {entry.name},")
+        sha256 = entry.sha256 or digest_at_first(path)
+        check_file(path, entry.size, sha256, f"{path}, the file of {entry.name},")
+
+
+def published_as(path: Path, model: str) -> Entry | None:
+    """The entry of the zoo whose file a path leads to: the very file that its name stands for, or one of its hash.
+
+    Args:
+        path: of any file.
+        model: name of its CLIP.
+    """
+    if not path.is_file():
+        return None
+    for entry in (one for one in zoo().values() if one.model == model):
+        if (present := present_file(entry)) and path.samefile(present):
+            return entry
+        sized = entry.size in (None, path.stat().st_size)
+        if len(entry.sha256) == 64 and sized and file_sha256(path) == entry.sha256:
+            return entry
+    return None
 
 
 def published_file(name: str, repository: str) -> Path:
@@ -352,10 +399,13 @@ def published_file(name: str, repository: str) -> Path:
         name: model and tag, as the zoo has them.
         repository: where open_clip says that it is on the Hugging Face hub.
     """
-    stem = f"{HUGGING_FACE}/{repository.rstrip('/')}/resolve/main"
-    addresses = tuple(f"{stem}/{file}" for file in HUB_FILES)
-    entry = Entry(name=name, file=f"{name.replace(':', '-')}.safetensors", addresses=addresses)
-    return fetch(zoo().get(name, entry))
+    stem = f"{HUGGING_FACE}/{repository.rstrip('/')}/resolve/main/"
+    for entry in zoo().values():
+        if any(address.startswith(stem) for address in entry.addresses):
+            return fetch(entry)
+    addresses = tuple(f"{stem}{file}" for file in OPEN_CLIP_FILES)
+    file = f"{name.replace(':', '-')}.safetensors"
+    return fetch(Entry(name=name, file=file, addresses=addresses))
 
 
 def _hub_address(address: str) -> HubName | None:
@@ -365,6 +415,12 @@ def _hub_address(address: str) -> HubName | None:
     if match is None:
         return None
     return HubName(match[2], match[3], match[4], "space" if match[1] else "model")
+
+
+def _stem(address: str) -> str:
+    """The beginning that files of one repository of the hub have in common; all of an address elsewhere."""
+    name = _hub_address(address)
+    return address.removesuffix(name.file) if name else address
 
 
 def _addresses(entry: Entry) -> Sequence[str]:
@@ -388,9 +444,11 @@ def _from_address(address: str) -> Path:
     """The file of an address, under its own name in a folder of that address alone."""
     digits = hashlib.sha256(address.encode()).hexdigest()[:12]
     path = weights_folder() / "addresses" / digits / _file_name(address)
-    if not path.exists():
-        try:
-            download(address, path)
-        except NotFetched as error:
-            raise NotFetched(f"{error}; fetch it yourself, and give its path") from None
+    if path.exists():
+        check_file(path, None, digest_at_first(path), f"{path}, which {address} gave,")
+        return path
+    try:
+        download(address, path)
+    except NotFetched as error:
+        raise NotFetched(f"{error}; fetch it yourself, and give its path") from None
     return path

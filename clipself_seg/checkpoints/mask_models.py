@@ -5,7 +5,7 @@
     hf-hub:org/name@revision          any other one
     ./sam2                            a folder: of a model if it has config.json and model.safetensors, else of masks
 
-Only what somebody typed is fetched (`config.weights`), and only safetensors and settings.
+Only what somebody typed is fetched (`config.weight_checks`), and only safetensors and settings.
 """
 
 from __future__ import annotations

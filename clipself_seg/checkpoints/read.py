@@ -12,19 +12,28 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
-from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
+from clipself_seg.checkpoints.dense_feature import ANY, KIND_ENTRY, DenseFeature, stated_feature
 from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
+from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS, zoo
 from clipself_seg.errors import InputError, shown
 
-WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
+WRAPPERS = (
+    "model",
+    "module",
+    "state_dict",
+    "weights",
+)  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 ACTIVATIONS = ("gelu", "quick_gelu")
+# Entries of files that have one of these words.
+CHOICES = {"activation": ACTIVATIONS, "resize_mode": ("shortest", "squash")}
 VARIANT = "variant"
 
 
@@ -37,6 +46,7 @@ class Checkpoint:
         format: name of the format, for the report: "safetensors", "state dict".
         activation: "gelu" or "quick_gelu" where the file records it, else None.
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
+        resize_mode: "squash" or "shortest" where the file records how images become squares, else None.
         dense: dense feature that the weights were distilled for, "token" where the file says nothing.
         variant: build of the model that the weights are of, where the file names one, else "".
         model: name of the model, of open_clip's or of an entry of BACKBONE_REGISTRY, where the file names one, else "".
@@ -49,6 +59,7 @@ class Checkpoint:
     activation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    resize_mode: str | None = None
     dense: DenseFeature = DenseFeature()
     variant: str = ""
     model: str = ""
@@ -97,16 +108,17 @@ def _is_safetensors(path: Path) -> bool:
 def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, object]) -> Checkpoint:
     """A checkpoint with the activation, normalisation and dense feature that `save_clip` wrote beside its tensors."""
     path = checkpoint.path
-    activation, variant = stored.get("activation"), stored.get(VARIANT, "")
-    if not (activation is None or isinstance(activation, str) and activation in ACTIVATIONS):
-        raise InputError(
-            f"{path}: activation is {shown(activation)}, neither gelu nor quick_gelu; fetch it again"
-        )
+    variant = stored.get(VARIANT, "")
+    chosen: dict[str, Any] = {name: stored.get(name) for name in CHOICES}
+    for name, value in chosen.items():
+        if not (value is None or isinstance(value, str) and value in CHOICES[name]):
+            choices = " nor ".join(CHOICES[name])
+            raise InputError(f"{path}: {name} is {shown(value)}, neither {choices}; fetch it again")
     if not isinstance(variant, str):
         raise InputError(f"{path}: variant is {shown(variant)}, not a name; fetch it again")
     return dataclasses.replace(
         checkpoint,
-        activation=activation,
+        **chosen,
         mean=_pixel_numbers(stored, "pixel_mean", path),
         std=_pixel_numbers(stored, "pixel_std", path),
         dense=stated_feature(stored, path),
@@ -135,14 +147,38 @@ def _pixel_numbers(
     return red, green, blue
 
 
+def feature_of_weights(weights: str) -> DenseFeature:
+    """The dense feature that weights say they were distilled for, `ANY` where they say nothing; reads no tensors.
+
+    Args:
+        weights: a name of the zoo or of shipped weights, or a path; of other files than safetensors nothing is read.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    if weights in SHIPPED_TAGS:
+        return ANY if weights in MINI_CLIPS else DenseFeature()
+    if weights in zoo():
+        return DenseFeature() if zoo()[weights].distilled else ANY
+    path = Path(weights)
+    stored = _stored(path) if path.suffix == ".safetensors" and path.is_file() else {}
+    return stated_feature(stored, path) if KIND_ENTRY in stored else ANY
+
+
+def _stored(path: Path) -> dict[str, object]:
+    """The entries that `save_clip` wrote into a safetensors file beside its tensors."""
+    with refusing(path, "safetensors file"), open_safetensors(path) as file:
+        stored: dict[str, object] = dict(file.metadata() or {})
+    if STORED_METADATA in stored:  # two of the shipped files have the entries beside each other
+        return parse_metadata(stored[STORED_METADATA], path)
+    return stored
+
+
 def _read_safetensors(path: Path) -> Checkpoint:
     import safetensors.torch
 
+    stored = _stored(path)
     with refusing(path, "safetensors file"):
-        with open_safetensors(path) as file:
-            stored: dict[str, object] = dict(file.metadata() or {})
-        if STORED_METADATA in stored:  # two of the shipped files have the entries beside each other
-            stored = parse_metadata(stored[STORED_METADATA], path)
         tensors = safetensors.torch.load_file(path)
     return _with_metadata(Checkpoint(path, unwrap(tensors, path), "safetensors"), stored)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,10 @@ SHIPPED_CONFIGS = {
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message
 SCHEME = "clipself://"  # before a name of the zoo or of a shipped model, where Detectron2 reads MODEL.WEIGHTS
-# A licence of the weights themselves; that of their repository alone leaves them open.
-OPEN_LICENCE = re.compile(r"(MIT|Apache-2\.0|CC BY 4\.0)(?! \(the repository's\))")
+# Licences of weights that let anybody ship them -> their names on the hub; that of a repository alone leaves it open.
+OPEN_LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4.0"}
+# Parts of licences that forbid it.
+CLOSED = ("non-commercial", "-NC", "research only")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an eighth of the time with libyaml
 
 
@@ -93,13 +94,17 @@ class Entry:
         file: name in the folder of weights; of Stable Diffusion, of a folder there.
         addresses: addresses to fetch it from; the first that answers is taken.
         pages: pages for a person to open where no plain request gets it.
-        size: bytes; None where nobody says it.
+        size: bytes; None where nobody says them all.
+        megabytes: size, rounded, where `size` is None; None where nobody says it. Nothing is compared with it.
         sha256: hexadecimal digits, all or the first of them; empty where nobody says it.
         licence: of the weights.
+        licence_source: address where it is stated, and when that was read.
         key: configuration key that takes it.
         model: name of the CLIP; empty for what is none.
+        same: name of another entry of the same weights, whose file stands for this one's; empty for none.
         activation: "quick_gelu" where neither the file nor the name of the CLIP says it; else empty.
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
+        tasks: of a CLIP that is a good choice for them without training.
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
         measured: numbers of this project with this file; empty where it was not run.
@@ -111,12 +116,16 @@ class Entry:
     addresses: tuple[str, ...] = ()
     pages: tuple[str, ...] = ()
     size: int | None = None
+    megabytes: int | None = None
     sha256: str = ""
     licence: str = ""
+    licence_source: str = ""
     key: str = "MODEL.CLIP.WEIGHTS"
     model: str = ""
+    same: str = ""
     activation: str = ""
     configs: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
     measured: str = ""
@@ -130,9 +139,16 @@ class Entry:
     @property
     def may_ship(self) -> str:
         """Answers whether a product may contain them: "yes", "no", or "ask" where the licence leaves it open."""
-        if "non-commercial" in self.licence or "-NC" in self.licence:
+        if any(part in self.licence for part in CLOSED):
             return "no"
-        return "yes" if OPEN_LICENCE.match(self.licence) else "ask"
+        return "yes" if self.licence in OPEN_LICENCES else "ask"
+
+    @property
+    def how_large(self) -> str:
+        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
+        if self.size:
+            return f"{self.size / 1e6:,.0f} MB"
+        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
 
 
 @functools.cache
@@ -149,14 +165,24 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
     return whole | {"settings": tuple(whole.get("settings", {}).items())}
 
 
+def same_weights(entry: Entry) -> list[Entry]:
+    """The entries of the same weights, the given one first."""
+    others = [one for one in zoo().values() if one.same == entry.name or entry.same == one.name]
+    return [entry, *others]
+
+
 def entry_of(name: str, clip: str) -> Entry | None:
     """The entry of weights that a configuration names, by its name or by open_clip's tag; None if there is none.
 
+    OpenAI's have names, and the tag "openai" in files of the same names.
+
     Args:
-        name: value of a key in `config.weights.WEIGHTS`.
+        name: value of a key in `config.weight_checks.WEIGHTS`.
         clip: name of the configuration's CLIP, to which a tag belongs.
     """
-    return zoo().get(name) or zoo().get(f"{clip}:{name}")
+    file = f"{clip.removesuffix('-quickgelu')}-{name}.safetensors"
+    of_tag = (entry for entry in zoo().values() if entry.file == file)
+    return zoo().get(name) or zoo().get(f"{clip}:{name}") or next(of_tag, None)
 
 
 def suggestion(given: str) -> str:

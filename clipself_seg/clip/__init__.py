@@ -1,8 +1,8 @@
 """CLIP image and text towers with dense features, for every published checkpoint layout.
 
 Start with ``vision_language.py`` (what models ask of a backbone), then ``model.py`` (CLIP and `load_clip`) and
-``tower.py`` (what every image tower offers). Of all this only ``backbone.py`` and ``guests.py`` need Detectron2: how
-models get CLIP, or a backbone of somebody else's, from BACKBONE_REGISTRY.
+``tower.py`` (what every image tower offers). Of all this only ``backbone.py`` and ``guest_backbone.py`` need
+Detectron2: how models get CLIP, or a backbone of somebody else's, from BACKBONE_REGISTRY.
 """
 
 from clipself_seg.clip.kinds import list_architectures

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +21,14 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import Checkpoint, read_checkpoint
 from clipself_seg.clip import tower
-from clipself_seg.clip.guests import GuestBackbone
+from clipself_seg.clip.guest_backbone import GuestBackbone
 from clipself_seg.clip.model import CLIP, find_clip
 from clipself_seg.clip.tower import DENSE, TowerOptions, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.config.declare import backbone_reads
 from clipself_seg.config.keys import KEYS, default_config
-from clipself_seg.config.weights import refuse_addresses
+from clipself_seg.config.weight_checks import refuse_addresses
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -176,16 +177,19 @@ def configured_options(cfg: CfgNode) -> TowerOptions:
     )
 
 
-def build_clip(cfg: CfgNode, **keys: str) -> VisionLanguageBackbone:
+def build_clip(
+    cfg: CfgNode, *, class_residual: bool = False, **keys: str
+) -> VisionLanguageBackbone:
     """The backbone ``MODEL.CLIP.BACKBONE``, in evaluation mode; the model decides which parameters train.
 
     Args:
         cfg: configuration that the backbone is built from; `CLIPBackbone` reads ``MODEL.CLIP``.
+        class_residual: as in `TowerOptions`, of a `CLIPBackbone`.
         **keys: values that replace those of keys below ``MODEL.CLIP``, such as BACKBONE and WEIGHTS for a second CLIP.
 
     Raises:
-        InputError: no backbone is registered by this name, it lacks a member of `guests.Guest`, or it raises an error
-            itself.
+        InputError: no backbone is registered by this name, it lacks a member of `guest_backbone.Guest`, or it raises an
+            error itself.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -196,7 +200,9 @@ def build_clip(cfg: CfgNode, **keys: str) -> VisionLanguageBackbone:
     if not (isinstance(entry, type) and issubclass(entry, CLIPBackbone)):
         return _guest(cfg, name, entry)
     # A model says what trains. Of a subclass that is read through its forward, that gives all features.
-    clip = cast(CLIPBackbone, entry(cfg, ShapeSpec(channels=3), trainable_blocks=0)).eval()
+    options = dataclasses.replace(configured_options(cfg), class_residual=class_residual)
+    built = entry(cfg, ShapeSpec(channels=3), trainable_blocks=0, options=options)
+    clip = cast(CLIPBackbone, built).eval()
     clip.out_features = [
         f for f in clip.visual.feature_shapes() if f not in (tower.QUERIES, tower.KEYS)
     ]

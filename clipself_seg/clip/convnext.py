@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.kind import (
     TEXT_PARTS,
     Architecture,
@@ -30,7 +31,6 @@ from clipself_seg.clip.layers import TwoLayers
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.positions import patch_grid
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import run_block
 from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, FeatureShape, ImageTower
 
 STRIDE = 32

@@ -27,7 +27,8 @@ from clipself_seg.clip.kind import (
 from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
-from clipself_seg.clip.runtime import in_own_precision, normal_parameter
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6
@@ -115,9 +116,6 @@ class EvaBlock(ViTBlock):
     def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
         queries = [*self.attn.q_proj.parameters(), self.attn.q_bias]
         return {QUERIES: queries, KEYS: list(self.attn.k_proj.parameters())}
-
-    def mlp_parameters(self) -> list[nn.Parameter]:
-        return [*self.norm2.parameters(), *self.mlp.parameters()]
 
 
 class PatchEmbed(nn.Module):

@@ -245,6 +245,12 @@ TIMM_BLOCK = (
     *MLP_NAMES,
 )
 TRANSFORMERS_BLOCK = ((".ln_", ".layer_norm"), (".attn.", ".self_attn."), *MLP_NAMES)
+TRANSFORMERS_TEXT = (
+    ("text.transformer.resblocks.", "text_model.encoder.layers."),
+    ("text.token_embedding.", "text_model.embeddings.token_embedding."),
+    ("text.positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    ("text.ln_final.", "text_model.final_layer_norm."),
+)
 TRANSFORMERS_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")  # which are stacked in ".in_proj_"
 
 
@@ -296,6 +302,12 @@ def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Ten
         if len(alike) == 1 and tensors[name].dim():
             joined[name.replace(parts[0], whole)] = torch.cat([joined.pop(n) for n in names])
     return joined
+
+
+def of_transformers(tensors: Tensors, parts: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Native names of transformers' tensors, by pairs of native and their beginnings; what is none stays as it is."""
+    joined = stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_")
+    return {native_name(name, parts, TRANSFORMERS_BLOCK): t for name, t in joined.items()}
 
 
 # OpenAI's, open_clip's and CLIPSelf's names of OpenAI ViTs and ResNets.

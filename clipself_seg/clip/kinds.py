@@ -1,6 +1,7 @@
 """The table of CLIP's kinds, and how a model's name, its config or the tensors of a file find theirs.
 
-To add a kind, write a file with a `TowerKind`, and list it in `KINDS`; `register_kind` enters one of somebody else's.
+`register_kind` enters a kind, one of this project or of somebody else's: write a file with a `TowerKind`, and name it
+at the end of this one.
 """
 
 from __future__ import annotations
@@ -23,10 +24,7 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT
 
 # A file is of the first kind whose tensors it has: those that have all of another's, and more, stand before it.
-KINDS: dict[str, TowerKind] = {
-    kind.name: kind
-    for kind in (PE_CORE, PE_CORE_G, SIGLIP, TIPS, EVA, OPENAI_VIT, RESNET, CONVNEXT)
-}
+KINDS: dict[str, TowerKind] = {}
 OWN_CONFIGS = Path(__file__).parent / "architectures"
 SECTIONS = {"embed_dim", "vision_cfg", "text_cfg"}  # a JSON without one of them is no model's
 
@@ -90,20 +88,20 @@ def find_architecture(name: str) -> Architecture:
     raise InputError(f'"{given}" {reason}')
 
 
-def register_kind(kind: TowerKind, configs: Mapping[str, Config]) -> TowerKind:
+def register_kind(kind: TowerKind, configs: Mapping[str, Config] | None = None) -> TowerKind:
     """Adds a kind of CLIP's towers, and its models, which ``MODEL.CLIP.NAME`` and `load_clip` name.
 
     Args:
         kind: the kind; files are looked at for its tensors before those of the others.
-        configs: name of a model -> its config in open_clip's form.
+        configs: name of a model -> its config in open_clip's form; None where open_clip or `OWN_CONFIGS` has them.
 
     Raises:
         InputError: a name that exists, or a kind that would take models or files of another one.
     """
-    known, others = _configs(), dict(KINDS)
+    known, others, configs = _configs(), dict(KINDS), configs or {}
     if taken := sorted({kind.name} & KINDS.keys() | configs.keys() & known.keys()):
         raise InputError(f'there is a "{taken[0]}" already: register yours by another name')
-    models = [name for name, config in known.items() if kind.supports(config)]
+    models = [name for name, config in known.items() if kind.supports(config) and kind_of(config)]
     files = [k.name for k in others.values() if kind.key_tensors.items() <= k.key_tensors.items()]
     if models or files:
         raise InputError(
@@ -141,3 +139,7 @@ def _first_gap(kind: TowerKind, tensors: Tensors) -> str | None:
         if name not in tensors or tensors[name].dim() != rank:
             return name
     return None
+
+
+for own in (CONVNEXT, RESNET, OPENAI_VIT, EVA, TIPS, SIGLIP, PE_CORE_G, PE_CORE):
+    register_kind(own)

@@ -97,17 +97,13 @@ def attention(
         )
 
 
-def head_gates(x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:
-    """Factor of the value of each head and token, ``2 sigmoid(W x + b)`` in (0, 2), (B, L, H).
+def gated(values_BLD: Tensor, x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:
+    """Values (B, L, D), each head and token multiplied by its gate, ``2 sigmoid(W x + b)`` in (0, 2).
 
     It is 1 where weight and bias are 0, and has a gradient there, which it would not have beside a large bias.
     """
-    return 2 * linear(x_BLD, weight_HD, bias_H).sigmoid()
-
-
-def scale_heads(values_BLD: Tensor, gates_BLH: Tensor) -> Tensor:
-    """Values (B, L, D) with the channels of each head multiplied by its gate."""
-    heads_BLHC = values_BLD.unflatten(-1, (gates_BLH.shape[-1], -1))
+    gates_BLH = 2 * linear(x_BLD, weight_HD, bias_H).sigmoid()
+    heads_BLHC = values_BLD.unflatten(-1, (len(bias_H), -1))
     return (heads_BLHC * gates_BLH[..., None]).flatten(-2)
 
 
@@ -137,18 +133,6 @@ class TokenAttention(nn.Module, abc.ABC):
         q, k, v = self.project(x_BLD, x_BLD)
         attended = attention(rotate(q, rotary), rotate(k, rotary), v)
         return self.output(merge_heads(attended))
-
-    def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
-        """Result of attention in which each token attends only to itself.
-
-        Args:
-            x_BLD: tokens.
-            gates_BLH: factors of the heads' values, see `head_gates`; None for 1.
-        """
-        values_BLD = self.values(x_BLD)
-        if gates_BLH is not None:
-            values_BLD = scale_heads(values_BLD, gates_BLH)
-        return self.output(values_BLD)
 
     def forward_mask_tokens(
         self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, *rotary: Tensor
@@ -325,9 +309,10 @@ class ViTBlock(nn.Module, abc.ABC):
     mlp: nn.Module
     ls_2: nn.Module
 
-    @abc.abstractmethod
     def mlp_parameters(self) -> list[nn.Parameter]:
         """Parameters of the MLP, its norm and its factor, which `values` does not depend on."""
+        parts = (self.ln_2, self.mlp, self.ls_2)
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of queries and of keys alone by feature; none where one matrix has them with the values."""
@@ -350,19 +335,21 @@ class ViTBlock(nn.Module, abc.ABC):
             residual: added to the attention branch in place of the tokens, in any shape that
                 broadcasts; None for the tokens.
         """
-        values_BLD = self.attn.value_path(self.ln_1(x_BLD))
-        return self._finish(x_BLD if residual is None else residual, values_BLD)
+        attended_BLD = self.attn.output(self.attn.values(self.ln_1(x_BLD)))
+        return self._finish(x_BLD if residual is None else residual, attended_BLD)
 
     def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
         """Output of the attention branch where every token attends to itself alone, without the MLP, (B, L, D).
 
         Args:
             x_BLD: tokens.
-            gate: weight (H, D) and bias (H,) of `head_gates`, which the normalised tokens decide; nothing for 1.
+            gate: weight (H, D) and bias (H,) of `gated`, which the normalised tokens decide; nothing for 1.
         """
         normed_BLD = self.ln_1(x_BLD)
-        gates_BLH = head_gates(normed_BLD, *gate) if gate else None
-        return self.ls_1(self.attn.value_path(normed_BLD, gates_BLH))
+        values_BLD = self.attn.values(normed_BLD)
+        if gate:
+            values_BLD = gated(values_BLD, normed_BLD, *gate)
+        return self.ls_1(self.attn.output(values_BLD))
 
     def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all tokens, (B, H, L, C) each, before positions turn them.
@@ -460,10 +447,6 @@ class ResidualBlock(ViTBlock):
         )
         self.ls_2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
 
-    def mlp_parameters(self) -> list[nn.Parameter]:
-        parts = (self.ln_2, self.mlp, self.ls_2)
-        return [parameter for part in parts for parameter in part.parameters()]
-
 
 class Transformer(nn.Module):
     """Stack of blocks under the parameter names of checkpoints (``transformer.resblocks.i``)."""
@@ -476,10 +459,6 @@ class Transformer(nn.Module):
         """
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualBlock(**sizes) for _ in range(layers))
-
-    def initialise(self) -> None:
-        """Applies OpenAI's initialisation for training from scratch."""
-        initialise_blocks(self.resblocks)
 
 
 def initialise_blocks(blocks: nn.ModuleList) -> None:

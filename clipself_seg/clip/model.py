@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
-from clipself_seg.checkpoints.locate import is_remote, locate, published_file
+from clipself_seg.checkpoints.locate import locate, published_as, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.zoo import (
     MINI_CLIPS,
@@ -55,6 +55,9 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
 logger = logging.getLogger(__name__)
+# Models, with QuickGELU or without, of whose published weights some were trained with other pixels than OpenAI's ->
+# open_clip's tag of these.
+OTHER_PIXELS = {"ViT-L-14": "laion2b_s32b_b82k", "ViT-H-14": "dfn5b", "ViT-H-14-378": "dfn5b"}
 
 
 class CLIP(VisionLanguageBackbone):
@@ -74,6 +77,7 @@ class CLIP(VisionLanguageBackbone):
         quick_gelu: bool,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        resize_mode: str | None = None,
         options: TowerOptions | None = None,
         checkpoint: Checkpoint | None = None,
         notes: Sequence[str] = (),
@@ -84,6 +88,7 @@ class CLIP(VisionLanguageBackbone):
             quick_gelu: True if their MLPs have QuickGELU.
             mean: of RGB pixels in [0, 1]; None for that of the architecture's kind.
             std: as `mean`.
+            resize_mode: "squash" or "shortest", as open_clip has it; None for that of the architecture's kind.
             options: of the image tower; None for `TowerOptions`' defaults.
             checkpoint: its weights; None for random ones from torch's current seed.
             notes: of the report, how they were read.
@@ -99,7 +104,7 @@ class CLIP(VisionLanguageBackbone):
         self.embed_dim = architecture.embed_dim
         self.mean = tuple(mean or kind.mean)
         self.std = tuple(std or kind.std)
-        self.squash = kind.squash
+        self.squash = kind.squash if resize_mode is None else resize_mode == "squash"
         self.filter = kind.filter
         self.largest_scale = kind.largest_scale
         self.report: LoadReport | None = None
@@ -193,6 +198,8 @@ class CLIP(VisionLanguageBackbone):
 
     def file_entries(self) -> dict[str, str]:
         entries = {"activation": "quick_gelu" if self.quick_gelu else "gelu"}
+        if self.squash != self.architecture.kind.squash:
+            entries["resize_mode"] = "squash" if self.squash else "shortest"
         if self.architecture.variant:
             entries[VARIANT] = self.architecture.variant
         return entries
@@ -267,6 +274,7 @@ def find_clip(
         "quick_gelu": quick_gelu,
         "mean": checkpoint.mean or published.get("mean"),
         "std": checkpoint.std or published.get("std"),
+        "resize_mode": checkpoint.resize_mode or published.get("resize_mode"),
         "options": options,
         "checkpoint": checkpoint,
         "notes": notes,
@@ -289,25 +297,30 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in SHIPPED_TAGS:
         return _shipped(weights), {}
+    path = None
+    if os.sep in weights or Path(weights).suffix:  # no tag, for which open_clip would be imported
+        path = locate(weights)
+        known = published_as(path, architecture.name)
+        if known is None:
+            return _of_file(architecture, path), {}
+        weights = known.name
     weights = weights.removeprefix(f"{architecture.name}:")  # the zoo's names of open_clip's tags
-    if os.sep in weights:  # no tag, for which open_clip would be imported
-        return read_checkpoint(locate(weights)), {}
     import open_clip
 
     if published := open_clip.get_pretrained_cfg(architecture.name, weights):
-        path = published_file(f"{architecture.name}:{weights}", published["hf_hub"])
+        path = path or published_file(f"{architecture.name}:{weights}", published["hf_hub"])
         return _original(read_checkpoint(path)), published
     if entry := zoo().get(weights):
         if ":" in weights:
             raise InputError(
                 f'weights "{weights}" are of {entry.model}, not {architecture.name}: load that'
             )
-        checkpoint = read_checkpoint(locate(weights))
+        checkpoint = read_checkpoint(path or locate(weights))
         activation = checkpoint.activation or entry.activation or None
         checkpoint = dataclasses.replace(checkpoint, activation=activation)
         return (checkpoint if entry.distilled else _original(checkpoint)), {}
-    if is_remote(weights) or Path(weights).suffix or Path(weights).exists():
-        return read_checkpoint(locate(weights)), {}
+    if Path(weights).exists():
+        return _of_file(architecture, Path(weights)), {}
     tags = open_clip.list_pretrained_tags_by_model(architecture.name)
     shipped = [tag for tag in shipped_tags() if shipped_model(tag) == architecture.name]
     names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
@@ -315,6 +328,20 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
         f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
         f"{nearest(weights, [*tags, *shipped, *names])}"
     )
+
+
+def _of_file(architecture: Architecture, path: Path) -> Checkpoint:
+    """The checkpoint of a file; warns where it may be of published weights that were trained with other pixels."""
+    checkpoint = read_checkpoint(path)
+    tag = OTHER_PIXELS.get(architecture.name.removesuffix("-quickgelu"))
+    if tag and checkpoint.mean is None:
+        logger.warning(
+            "%s does not say with which pixels it was trained: those of OpenAI's CLIP are taken (mean, standard "
+            "deviation, the middle of an image). If it is open_clip's %s, load it by that tag in place of the path",
+            path,
+            tag,
+        )
+    return checkpoint
 
 
 def _shipped(tag: str) -> Checkpoint:

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.kind import (
     TEXT_AT_TOP,
+    TRANSFORMERS_TEXT,
     Architecture,
     Config,
+    Layout,
     PositionTable,
     Sizes,
     Tensors,
     TowerKind,
     count_blocks,
     has_clip_text,
+    of_transformers,
     vit_sizes,
 )
-from clipself_seg.clip.layers import Transformer
+from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import in_own_precision, normal_parameter
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
@@ -81,7 +85,7 @@ class VisionTransformer(ResidualTower):
         )
         self.ln_post = nn.LayerNorm(width)
         self.proj = normal_parameter(width, embed_dim, std=width**-0.5)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
@@ -126,6 +130,29 @@ def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
     )
 
 
+PARTS = (  # beginnings of native names, and transformers'
+    ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
+    ("visual.conv1.", "vision_model.embeddings.patch_embedding."),
+    ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
+    ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
+    ("visual.ln_pre.", "vision_model.pre_layrnorm."),  # their spelling
+    ("visual.ln_post.", "vision_model.post_layernorm."),
+    ("visual.proj", "visual_projection.weight"),
+    *TRANSFORMERS_TEXT,
+    ("text.text_projection", "text_projection.weight"),
+)
+
+
+def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
+    """Native tensors of a CLIPModel of transformers, whose projections are transposed; what is none stays as it is."""
+    native = of_transformers(tensors, PARTS)
+    for name in ("visual.proj", "text.text_projection"):
+        if name in native and native[name].dim() == 2:
+            native[name] = native[name].T.contiguous()
+    return native
+
+
+TRANSFORMERS_MARK = "vision_model.pre_layrnorm.weight"
 OPENAI_VIT = TowerKind(
     name="OpenAI ViT",
     supports=functools.partial(_supports, False),
@@ -134,7 +161,8 @@ OPENAI_VIT = TowerKind(
     read_sizes=functools.partial(
         vit_sizes, "visual.conv1.weight", "transformer.resblocks", "visual.proj", axis=1
     ),
-    layouts=TEXT_AT_TOP,
+    layouts=TEXT_AT_TOP
+    | {"transformers": Layout(marks=(TRANSFORMERS_MARK,), read=read_transformers)},
     positions={"visual.positional_embedding": PositionTable()},
     quick_gelu=True,
 )

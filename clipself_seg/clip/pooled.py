@@ -26,17 +26,7 @@ from clipself_seg.clip.kind import IN_TRUNK, TIMM_BLOCK, TRUNK, Layout, native_n
 from clipself_seg.clip.layers import TwoLayers, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import (
-    ATTENTION_POOL,
-    DENSE,
-    KEYS,
-    QUERIES,
-    Grid,
-    TransformerTower,
-    as_map,
-    attention_parts,
-    rows_of_masks,
-)
+from clipself_seg.clip.tower import ATTENTION_POOL, DENSE, TransformerTower, rows_of_masks
 
 
 class LatentPool(nn.Module):
@@ -114,22 +104,6 @@ class PooledTower(TransformerTower):
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W)."""
         tokens_BLD, _ = self.final_tokens(images)
         return self.head(self.attn_pool(self.final_norm(tokens_BLD))[:, 0])
-
-    def last_features(
-        self, wanted: list[str], inputs_BLD: list[Tensor], extras: tuple[Tensor, ...], grid: Grid
-    ) -> dict[str, Tensor]:
-        tokens_BLD = inputs_BLD[-1]
-        maps = {}
-        if not {QUERIES, KEYS}.isdisjoint(wanted):
-            maps = attention_parts(self.stack[-1], tokens_BLD[:, self.prefix :], grid, wanted)
-        tokens_BLD = self.run(self.stack[-1], tokens_BLD, *extras)
-        patches_BND = tokens_BLD[:, self.prefix :]
-        name = f"block{len(self.blocks) - 1}"
-        if name in wanted:
-            maps[name] = as_map(patches_BND, grid)
-        if DENSE in wanted:
-            maps[DENSE] = as_map(self.project(patches_BND), grid)
-        return maps
 
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings (sum n, E) by the pool over the tokens of each region, not normalised.

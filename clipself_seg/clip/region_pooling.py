@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.runtime import QUEUES, constant, full_precision, on_cpu
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import QUEUES, constant, on_cpu
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12

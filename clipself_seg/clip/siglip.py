@@ -19,25 +19,24 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.kind import (
-    TRANSFORMERS_BLOCK,
-    TRANSFORMERS_HEADS,
+    TRANSFORMERS_TEXT,
     Architecture,
     Config,
     Layout,
     PositionTable,
     Tensors,
     TowerKind,
-    native_name,
-    stacked,
+    of_transformers,
     vit_sizes,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layouts
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
 from clipself_seg.clip.tower import ATTENTION_POOL
@@ -179,7 +178,7 @@ class SiglipText(TextEncoder):
         self.ln_final = nn.LayerNorm(width, eps=EPS)
         self.text_projection = None if projection == "none" else Linear(width, embed_dim)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         tokens_KT = tokens_KT.to(self.positional_embedding.device, non_blocking=QUEUES)
@@ -240,10 +239,7 @@ PARTS = (  # beginnings of native names, and transformers'
     ("visual.attn_pool.proj.", "vision_model.head.attention.out_proj."),
     ("visual.attn_pool.norm.", "vision_model.head.layernorm."),
     ("visual.attn_pool.mlp.", "vision_model.head.mlp."),
-    ("text.transformer.resblocks.", "text_model.encoder.layers."),
-    ("text.token_embedding.", "text_model.embeddings.token_embedding."),
-    ("text.positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    ("text.ln_final.", "text_model.final_layer_norm."),
+    *TRANSFORMERS_TEXT,
     ("text.text_projection.", "text_model.head."),
 )
 POOL = "vision_model.head.attention.in_proj_"
@@ -256,14 +252,13 @@ def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Ten
         tensors: of a file.
         scalars: logit scale and bias before training, as for `pooled.alone`.
     """
-    native: dict[str, Tensor] = {}
-    for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
-        if name.startswith(POOL) and tensor.dim():
-            width, leaf = len(tensor) // 3, name.removeprefix(POOL)
-            native[f"visual.attn_pool.q.{leaf}"] = tensor[:width]
-            native[f"visual.attn_pool.kv.{leaf}"] = tensor[width:]
-            continue
-        native[native_name(name, PARTS, TRANSFORMERS_BLOCK)] = tensor
+    native = of_transformers(tensors, PARTS)
+    for leaf in ("weight", "bias"):
+        joined = native.pop(f"{POOL}{leaf}", None)
+        if joined is not None and joined.dim():
+            width = len(joined) // 3
+            native[f"visual.attn_pool.q.{leaf}"] = joined[:width]
+            native[f"visual.attn_pool.kv.{leaf}"] = joined[width:]
     return alone(native | _as_images(native), scalars)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipself_seg.checkpoints.read import nearly_equal
-from clipself_seg.clip.layers import Transformer
-from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter, run_block
+from clipself_seg.clip.block_calls import run_block
+from clipself_seg.clip.layers import Transformer, initialise_blocks
+from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed
@@ -84,7 +85,7 @@ class TextTower(TextEncoder):
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = normal_parameter(width, embed_dim, std=width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, E), not normalised, of token ids (K, T) on any device.

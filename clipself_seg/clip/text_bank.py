@@ -18,12 +18,11 @@ Shapes: K classes, P prompts of a class, E embedding.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -33,8 +32,8 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
-from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
-from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
+from clipself_seg.clip.example_embeddings import ReadRegions, dense_regions, with_examples
+from clipself_seg.clip.precision import full_precision, lower_precision, tf32
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary
@@ -108,7 +107,7 @@ class Texts:
     Attributes:
         clip: the backbone that is asked.
         templates: a name in `TEMPLATES`.
-        read: function from regions of an image to embeddings, where classes have examples (`clip.examples`).
+        read: function from regions of an image to embeddings, where classes have examples (`clip.example_embeddings`).
     """
 
     def __init__(self, clip: VisionLanguageBackbone, templates: str) -> None:
@@ -154,7 +153,7 @@ class Texts:
         text_KPE: Tensor,
         others: Callable[[], Tensor],
     ) -> Tensor:
-        """Unit vectors (K, P, E) of classes, mixed with those of their examples, see `clip.examples`.
+        """Unit vectors (K, P, E) of classes, mixed with those of their examples, see `clip.example_embeddings`.
 
         Args:
             names: of each class.
@@ -242,37 +241,29 @@ class TextBank(Texts):
         """Unit vectors (K, E), or those of the names (S, E) as they are: from memory, from disk or computed now."""
 
         def read() -> Tensor:
-            path = self._path(names, raw)
-            with self._whoever_asks():
+            path, device = self._path(names, raw), self.clip.device
+            # None of the caller's modes: low precision or inference tensors would reach the next caller.
+            with torch.inference_mode(False), torch.no_grad(), full_precision(device), tf32(False):
                 rows = len(names[0]) if raw else len(names)
                 stored = None if path is None else _from_disk(path, (rows, self.clip.embed_dim))
                 if stored is None:
                     stored = self._encode(list(names[0])).cpu() if raw else self._compute(names)
                     if path is not None:
                         _to_disk(path, stored)
-                return stored.to(self.clip.device)
+                return stored.to(device)
 
         # A copy: what a caller does to it stays with the caller.
         return self.keep((names, raw), read).clone()
 
-    @contextlib.contextmanager
-    def _whoever_asks(self) -> Iterator[None]:
-        """Leaves the caller's modes: low precision or inference tensors would reach the next caller."""
-        with torch.inference_mode(False), torch.no_grad():
-            with full_precision(self.clip.device), tf32(False):
-                yield
-
     def _compute(self, classes: Names) -> Tensor:
         check_lengths(self.clip, classes, self.templates)
         names = list(dict.fromkeys(name for synonyms in classes for name in synonyms))
-        rows = dict(zip(names, self._encode_names(names)))
+        units = F.normalize(self._encode(names).cpu(), dim=-1)
+        # Of each name the mean of its sentences, and of each class that of its names.
+        of_names = F.normalize(units.view(len(names), -1, self.clip.embed_dim).mean(1), dim=-1)
+        rows = dict(zip(names, of_names))
         means = [torch.stack([rows[name] for name in synonyms]).mean(0) for synonyms in classes]
         return F.normalize(torch.stack(means), dim=-1)
-
-    def _encode_names(self, names: list[str]) -> Tensor:
-        """Unit vectors, the mean of each name's sentences."""
-        units = F.normalize(self._encode(names).cpu(), dim=-1)
-        return F.normalize(units.view(len(names), -1, self.clip.embed_dim).mean(1), dim=-1)
 
     @torch.no_grad()
     def _encode(self, names: list[str]) -> Tensor:

@@ -16,7 +16,6 @@ Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import re
 
@@ -24,11 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.kind import (
     MLP_NAMES,
     TIMM_BLOCK,
     TRANSFORMERS_BLOCK,
     TRANSFORMERS_HEADS,
+    TRANSFORMERS_TEXT,
     Architecture,
     Config,
     Layout,
@@ -40,15 +41,15 @@ from clipself_seg.clip.kind import (
     stacked,
     vit_sizes,
 )
-from clipself_seg.clip.layers import Transformer
+from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import QUEUES, in_own_precision, normal_parameter, run_block
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 
-logger = logging.getLogger(__name__)
 PADDING = 0  # id of what fills up a text
 FEWEST = 1e-8  # added to numbers of tokens, so that a text without any has the embedding 0
 BASE = 10000.0  # of the frequencies of positions
@@ -120,7 +121,7 @@ class TipsTransformer(ResidualTower):
             eps=NORM_EPS,
         )
         self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
         if gated:
             for block in self.blocks:
                 block.mlp = PackedSwiGLU(width=width, hidden=hidden)
@@ -180,7 +181,7 @@ class TipsTextTower(TextEncoder):
             block.get_submodule("mlp").gelu = nn.ReLU()
         self.ln_final = nn.LayerNorm(width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, D), not normalised, of token ids (K, T) on any device.
@@ -245,9 +246,16 @@ def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
 
 
 # Names in files: native ones, transformers' and the published ones.
-TEMPERATURE = 0.005065968260169029  # that published files, which have none, were trained to
+# By width, what the published files were trained to, which have none: config.json of google/tipsv2-b14, -l14,
+# -so400m14 and -g14 on the hub (read 2026-12-01).
+TEMPERATURES = {
+    768: 0.005065968260169029,
+    1024: 0.004785141441971064,
+    1152: 0.004638021811842918,
+    1536: 0.003622700460255146,
+}
+TEMPERATURE = TEMPERATURES[768]  # of other widths
 VISION = "vision_model."
-TEXT = "text_model."
 BLOCK = "transformer.resblocks."
 MASK_TOKEN = "vision_model.embeddings.mask_token"
 OFFICIAL = "vision_encoder."
@@ -271,11 +279,6 @@ _VISION_BLOCK = (
     (".ls_1.gamma", ".layer_scale1.lambda1"),
     (".ls_2.gamma", ".layer_scale2.lambda1"),
     *MLP_NAMES,
-)
-_TEXT = (
-    (f"text.{BLOCK}", f"{TEXT}encoder.layers."),
-    ("text.token_embedding.", f"{TEXT}embeddings.token_embedding."),
-    ("text.ln_final.", f"{TEXT}final_layer_norm."),
 )
 _GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
 _DOWN = ".mlp.down_proj."
@@ -321,36 +324,26 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     native = {}
     for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
         name = name.replace(_DOWN, ".mlp.fc2.")
-        for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, TRANSFORMERS_BLOCK)):
+        for top, block in ((_VISION, _VISION_BLOCK), (TRANSFORMERS_TEXT, TRANSFORMERS_BLOCK)):
             name = native_name(name, top, block)
         native[name] = tensor
     return _flat(native)
 
 
 def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
-    """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place."""
+    """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place.
+
+    A file without temperature has that of the published model of its width, which its last norm says.
+    """
     kept = {n: t for n, t in tensors.items() if n not in (MASK_TOKEN, OFFICIAL_MASK_TOKEN)}
-    temperature = kept.pop("temperature", torch.tensor(TEMPERATURE))
-    return {"logit_scale": _scale_of(temperature)} | kept
+    norm = kept.get(f"{OFFICIAL}norm.weight", kept.get(f"{VISION}layernorm.weight"))
+    published = TEMPERATURES.get(0 if norm is None else norm.numel(), TEMPERATURE)
+    temperature = kept.pop("temperature", torch.tensor(published))
+    return {"logit_scale": -temperature.double().log().float()} | kept
 
 
 def _temperature_of(scale: Tensor) -> Tensor:
     return torch.exp(-scale.double()).to(scale.dtype)
-
-
-def _scale_of(temperature: Tensor) -> Tensor:
-    """Logarithm of the factor of cosines, float32, of what they are divided by."""
-    if temperature.numel() != 1 or not temperature.is_floating_point():
-        return temperature  # which the loader refuses
-    temperature = temperature.double()
-    if not bool((temperature > 0).all()):
-        logger.warning(
-            "the temperature of this file is %g, which cosines cannot be divided by; the published one, %g, is taken",
-            temperature,
-            TEMPERATURE,
-        )
-        temperature = torch.full_like(temperature, TEMPERATURE)
-    return -temperature.log().float()
 
 
 def _is_gated(name: str, tensors: Tensors) -> bool:

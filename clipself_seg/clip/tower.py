@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
+from clipself_seg.clip.block_calls import allow_kinds_of_inputs, run_block
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import allow_kinds_of_inputs, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
@@ -36,16 +36,12 @@ class FeatureShape(NamedTuple):
 
 
 class HeadGate(nn.Module):
-    """Weight (H, D) and bias (H,) of the gate of all blocks, see `layers.head_gates`; 0 at first."""
+    """Weight (H, D) and bias (H,) of the gate of all blocks, see `layers.gated`; 0 at first."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads, width))
         self.bias = nn.Parameter(torch.zeros(heads))
-
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias, as `ViTBlock.values` takes them."""
-        return self.weight, self.bias
 
 
 def sum_of_values(
@@ -59,13 +55,12 @@ def sum_of_values(
         gate: weight and bias of the gate; () for none.
         run: calls the method of a block, see `Run`.
     """
-    total: Tensor | None = None
-    for block, tokens_BND in zip(blocks, inputs_BND, strict=True):
-        # In the precision of the tokens: autocast's products have less of it, and a sum loses more.
-        values_BND = run(block.values, tokens_BND, *gate).to(tokens_BND.dtype)
-        total = values_BND if total is None else total + values_BND
-    assert total is not None
-    return total
+    # In the precision of the tokens: autocast's products have less of it, and a sum loses more.
+    first, *others = (
+        run(block.values, tokens_BND, *gate).to(tokens_BND.dtype)
+        for block, tokens_BND in zip(blocks, inputs_BND, strict=True)
+    )
+    return sum(others, first)
 
 
 DENSE = "dense"
@@ -99,14 +94,17 @@ class TowerOptions:
     Attributes:
         dense: the kind of dense features.
         attention: name of the attention without training by which they are made, or ``none``.
-        checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        checkpointing: True if blocks keep their input alone for the backward pass, see `block_calls.run_block`.
         compiled: True if blocks are compiled, each when it is first called with inputs of a kind.
+        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
+            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
     """
 
     dense: DenseFeature = DenseFeature()
     attention: str = NONE
     checkpointing: bool = False
     compiled: bool = False
+    class_residual: bool = False
 
 
 VIT = Readouts(dense_kinds=KINDS, attentions=True)
@@ -122,12 +120,11 @@ class ImageTower(nn.Module, abc.ABC):
         patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
-        checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        checkpointing: True if blocks keep their input alone for the backward pass, see `block_calls.run_block`.
         compiling: True if blocks are compiled.
         dense_feature: the kind of ``dense``, and its number of blocks.
         attention: name of the attention without training by which ``dense`` is made.
-        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
-            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
+        class_residual: as in `TowerOptions`.
         readouts: the features and embeddings that the tower gives.
     """
 
@@ -215,6 +212,7 @@ class ImageTower(nn.Module, abc.ABC):
         self.attention = attention
         self.checkpointing = options.checkpointing
         self.compiling = options.compiled
+        self.class_residual = options.class_residual
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
         """Refuses a choice that this tower does not leave.
@@ -370,24 +368,19 @@ class TransformerTower(ImageTower):
 
         Only the class token of the last block is used, so only it is computed there.
         """
-        tokens_BLD, extras, _ = self.before_last(images)
+        tokens_BLD, extras, _ = self.embed(images)
+        for block in self.stack[:-1]:
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
         # The class token is the mask token that may attend to everything.
         class_B1D = self.stack[-1].forward_mask_tokens(tokens_BLD[:, :1], tokens_BLD, None, *extras)
         return self.project(class_B1D[:, 0])
-
-    def before_last(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Grid]:
-        """Tokens (B, L, D) before the last block, extra arguments of the blocks and the grid (h, w)."""
-        tokens_BLD, extras, grid = self.embed(images)
-        for block in self.stack[:-1]:
-            tokens_BLD = self.run(block, tokens_BLD, *extras)
-        return tokens_BLD, extras, grid
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Feature maps by name from one pass, which ends after the last block that they need.
 
         ``block{i}`` is the residual stream after block i, (B, D, h, w), without class token and final
-        norm. The last block runs without attention (`value_path`) for ``block{last}``; ``dense`` is what
-        `configure` chose, at first that same value path.
+        norm. The last block runs without attention (`value_path`) for ``block{last}``, but in front of a pool;
+        ``dense`` is what `configure` chose, at first that same value path.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -395,52 +388,41 @@ class TransformerTower(ImageTower):
                 attention (B, D, h, w), all heads of a token side by side, before positions turn them.
         """
         wanted = self.check_names(names)
-        last, stop = len(self.blocks) - 1, self.deepest(wanted)
+        last, stop, count = len(self.blocks) - 1, self.deepest(wanted), self.dense_feature.blocks
         tokens_BLD, extras, grid = self.embed(images)
         inputs_BLD: list[Tensor] = []  # tokens before each of the last blocks that ``dense`` reads
         maps: dict[str, Tensor] = {}
-        for index, block in enumerate(self.stack[: stop + 1]):
-            inputs_BLD = [*inputs_BLD, tokens_BLD][-self.dense_feature.blocks :]
-            if index < last:
-                tokens_BLD = self.run(block, tokens_BLD, *extras)
-                if f"block{index}" in wanted:
-                    maps[f"block{index}"] = as_map(tokens_BLD[:, self.prefix :], grid)
-        return maps | (self.last_features(wanted, inputs_BLD, extras, grid) if stop == last else {})
-
-    def last_features(
-        self, wanted: list[str], inputs_BLD: list[Tensor], extras: tuple[Tensor, ...], grid: Grid
-    ) -> dict[str, Tensor]:
-        """The wanted features of the last block: its own, its queries and keys, and ``dense``.
-
-        Args:
-            wanted: names of features.
-            inputs_BLD: tokens before each of the last blocks that ``dense`` reads.
-            extras: extra arguments of the blocks.
-            grid: of the patches.
-        """
-        block, name = self.stack[-1], f"block{len(self.blocks) - 1}"
-        patches_BND = [tokens_BLD[:, self.prefix :] for tokens_BLD in inputs_BLD]
-        by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
-        maps = {}
-        if not {QUERIES, KEYS}.isdisjoint(wanted):
-            maps = attention_parts(block, patches_BND[-1], grid, wanted)
-        if name in wanted or by_value_path:
-            residual = (inputs_BLD[-1][:, :1],) if self.class_residual else ()
-            tokens_BND = self.run(block.value_path, patches_BND[-1], *residual)
-            if name in wanted:
-                maps[name] = as_map(tokens_BND, grid)
-        if DENSE not in wanted:
+        for index, block in enumerate(self.stack[: min(stop + 1, last)]):
+            inputs_BLD = [*inputs_BLD, tokens_BLD][-count:]
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
+            if f"block{index}" in wanted:
+                maps[f"block{index}"] = as_map(tokens_BLD[:, self.prefix :], grid)
+        if stop < last:
             return maps
-        if self.attention != NONE:
-            tokens_BMD, cells = attended_tokens(
-                block, inputs_BLD[-1], ATTENTIONS[self.attention], grid
-            )
-            return maps | {DENSE: as_map(self.project(tokens_BMD), cells)}
-        if not by_value_path:
-            gate = () if self.dense_gate is None else self.dense_gate()
-            blocks = self.stack[-len(patches_BND) :]
-            tokens_BND = sum_of_values(blocks, patches_BND, gate, self.run)
-        return maps | {DENSE: as_map(self.project(tokens_BND), grid)}
+        block, name = self.stack[last], f"block{last}"
+        patches_BND = [x_BLD[:, self.prefix :] for x_BLD in [*inputs_BLD, tokens_BLD][-count:]]
+        if not {QUERIES, KEYS}.isdisjoint(wanted):
+            queries_BHNC, keys_BHNC, _ = block.queries_keys_values(patches_BND[-1])
+            maps[QUERIES] = as_map(merge_heads(queries_BHNC), grid)
+            maps[KEYS] = as_map(merge_heads(keys_BHNC), grid)
+        of_last_block = self.dense_feature.kind == TOKEN and self.attention == NONE
+        if name in wanted or of_last_block:
+            if self.pooled:
+                last_BND = self.run(block, tokens_BLD, *extras)[:, self.prefix :]
+            else:
+                residual = (tokens_BLD[:, :1],) if self.class_residual else ()
+                last_BND = self.run(block.value_path, patches_BND[-1], *residual)
+            maps[name] = as_map(last_BND, grid)
+        if DENSE in wanted:
+            if self.attention != NONE:
+                attention = ATTENTIONS[self.attention]
+                last_BND, grid = attended_tokens(block, tokens_BLD, attention, grid)
+            elif not of_last_block:
+                gate = self.dense_gate
+                weights = () if gate is None else (gate.weight, gate.bias)
+                last_BND = sum_of_values(self.stack[-count:], patches_BND, weights, self.run)
+            maps[DENSE] = as_map(self.project(last_BND), grid)
+        return {name: maps[name] for name in wanted}
 
     def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
@@ -519,15 +501,6 @@ def rows_of_masks(rows_BQD: Tensor, masks: Sequence[Tensor]) -> Tensor:
 def as_map(tokens_BND: Tensor, grid: Grid) -> Tensor:
     """Map (B, D, h, w) of the tokens of patches."""
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
-
-
-def attention_parts(
-    block: ViTBlock, tokens_BND: Tensor, grid: Grid, wanted: list[str]
-) -> dict[str, Tensor]:
-    """The wanted ones of a block's ``queries`` and ``keys``, as maps (B, D, h, w)."""
-    queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
-    parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
-    return {name: as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}
 
 
 def train_last_blocks(

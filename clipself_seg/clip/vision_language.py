@@ -1,7 +1,7 @@
 """`VisionLanguageBackbone`, the backbone that sees images and reads texts, which every model holds as its ``clip``.
 
-`model.CLIP` is the one of this project, and `backbone.CLIPBackbone` the same under Detectron2; `guests.GuestBackbone`
-holds one that another module registered.
+`model.CLIP` is the one of this project, and `backbone.CLIPBackbone` the same under Detectron2;
+`guest_backbone.GuestBackbone` holds one that another module registered.
 Models read features by `features` and `dense`, embeddings of images and of texts by `embed_images` and `embed_texts`,
 and what there is to read from `visual`.
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.read import Checkpoint, fit
+from clipself_seg.checkpoints.read import ACTIVATIONS, Checkpoint, fit
 from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind, common_names
 from clipself_seg.clip.kinds import (
     KINDS,
@@ -31,10 +31,13 @@ from clipself_seg.clip.kinds import (
     reason_of_no_tower,
     signature_of,
 )
+from clipself_seg.clip.openai import TRANSFORMERS_MARK
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
 from clipself_seg.errors import InputError, known, nearest, shown
+from clipself_seg.files import read_json
+from clipself_seg.schema import TEXT
 
 logger = logging.getLogger(__name__)
 # Entries of published files that are no weights: recomputed (rotary tables, masks) or constants. F-ViT's files have
@@ -43,6 +46,7 @@ NO_WEIGHTS = re.compile(
     r"(^|\.)(freqs_(cos|sin)(_\d+)?|rope\.flag|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
 )
+OF_META = "visual.attn_pool.probe"  # in every file of PE-Core that Meta published, and in no other
 GATE_MODULE = "dense_gate"  # module of an image tower
 
 
@@ -199,7 +203,7 @@ def choose_activation(
     """
     if not architecture.kind.quick_gelu:
         return False, (f"variant {architecture.variant}",) if architecture.variant else ()
-    recorded = checkpoint.activation
+    recorded = checkpoint.activation or _stated_beside(checkpoint)
     if recorded is None and published.get("quick_gelu"):
         recorded = "quick_gelu"
     if recorded == "gelu" and architecture.quick_gelu:
@@ -223,6 +227,17 @@ def choose_activation(
             twin,
         )
     return False, ("GELU",)
+
+
+def _stated_beside(checkpoint: Checkpoint) -> str | None:
+    """The activation in the config.json beside a file in transformers' layout; None for others, and without one."""
+    path = checkpoint.path.with_name("config.json")
+    if TRANSFORMERS_MARK not in checkpoint.tensors or not path.is_file():
+        return None
+    stated = read_json(path, "settings", {"vision_config": {"hidden_act?": TEXT}})["vision_config"]
+    # Files leave out what is transformers' default.
+    activation = stated.get("hidden_act", "quick_gelu")
+    return known(activation, ACTIVATIONS, f"hidden_act of {path}")
 
 
 def _resize_positions(
@@ -249,6 +264,11 @@ def _check_architecture(
     architecture: Architecture,
     checkpoint: Checkpoint,
 ) -> None:
+    if OF_META in tensors:
+        raise InputError(
+            f"{checkpoint.path} is PE-Core in Meta's layout, which is not read: take timm's copy of the same weights, "
+            "by the names that begin with PE-Core- in clipself-seg weights, such as PE-Core-B-16:meta"
+        )
     signature = signature_of(tensors)
     if signature is None:
         raise InputError(

@@ -173,21 +173,22 @@ def _datasets() -> None:
     )
 
 
-def _no_options(parser: CommandLine) -> None:
-    """Adds no option."""
+def _install_options(parser: CommandLine) -> None:
+    text = "wheel, folder of wheels or page with them, in place of PyPI; their hashes are compared"
+    parser.add_argument("--from", dest="origin", default="", metavar="PATH|ADDRESS", help=text)
 
 
-@command(_no_options, again="the same command goes on with what is missing")
+@command(_install_options, again="the same command goes on with what is missing")
 def install_detectron2(args: argparse.Namespace) -> None:
     """Bring Detectron2 and panopticapi, which PyPI does not have under their own names, into this environment.
 
         clipself-seg install-detectron2
+        clipself-seg install-detectron2 --from wheels
 
     Fetches re-uploads of their Python sources, pinned by version and sha256 (clipself_seg/pinned_wheels.py), with
     pip, and unpacks them beside the other packages; their compiled parts stay out, which nothing here needs.
     What can be imported already is kept. pip uninstall sal-detectron2 panopticapi-lite takes them out again.
-    To build upstream's own instead (git, a C++ compiler and, for CUDA, nvcc):
-        pip install --no-build-isolation "git+https://github.com/facebookresearch/detectron2.git"
+    Upstream's own sources, whose Detectron2 takes a C++ compiler to build, do as well: docs/install.md.
     """
     from clipself_seg.pinned_wheels import PINS, install
 
@@ -196,7 +197,7 @@ def install_detectron2(args: argparse.Namespace) -> None:
             sys.stdout.write(f"keeping the {pin.package} that is there\n")
             continue
         folder = packages_folder()
-        install(pin, sys.executable, folder, run)
+        install(pin, sys.executable, folder, run, args.origin)
         sys.stdout.write(f"{pin.package}: {pin.project} {pin.version} is in {folder}\n")
 
 

@@ -299,7 +299,7 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     """The results of the task, and what they depend on beside the image; weights count by their content."""
     from clipself_seg import __version__
     from clipself_seg.config.load import values_and_defaults
-    from clipself_seg.config.weights import WEIGHTS
+    from clipself_seg.config.weight_checks import WEIGHTS
     from clipself_seg.prediction.task_predictors import panoptic_words
     from clipself_seg.prediction.writers import ResultFiles
 

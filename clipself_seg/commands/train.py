@@ -112,7 +112,7 @@ def _model_as_keys(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains or evaluates as one process of the run."""
     from clipself_seg.config.load import Sources, load_config, option_pairs
-    from clipself_seg.config.weights import fetch_addresses, require_weights
+    from clipself_seg.config.weight_checks import fetch_addresses, require_weights
 
     cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
     said: list[str] = []

@@ -1,7 +1,7 @@
 """List, fetch and check official weights, with their licences and published numbers.
 
     clipself-seg weights                      # all names by task
-    clipself-seg weights --task semantic
+    clipself-seg weights --task semantic --may-ship yes
     clipself-seg weights get catseg-base      # fetch before it is needed
     clipself-seg weights check my_folder      # which files are the published ones
 
@@ -15,15 +15,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clipself_seg.commands.options import CommandLine, command, task
+from clipself_seg.commands.options import CommandLine, command, task, value
 from clipself_seg.errors import InputError, known
 
+if TYPE_CHECKING:
+    from clipself_seg.checkpoints.zoo import Entry
+
 ACTIONS = ("list", "get", "check")
+ANSWERS = ("yes", "ask", "no")  # of `Entry.may_ship`
 CLIP = "CLIP alone"
 PART = "part of a model"
-WIDTH = 60  # of a cell
+MASKS = "masks for --masks"
+WIDTH = 100  # letters of a line
+HEADINGS = ("name", "size", "here", "ship?", "licence", "published")
+# Task -> what has to be known of a CLIP that does it without training, in place of its numbers.
+WITHOUT_TRAINING = {"panoptic": "with --masks; no number of both is known"}
 
 
 def _options(parser: CommandLine) -> None:
@@ -31,6 +41,7 @@ def _options(parser: CommandLine) -> None:
     names = "names to get, or the folder to check (the one that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
+    value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
 
 
 @command(_options, __doc__)
@@ -38,36 +49,71 @@ def main(args: argparse.Namespace) -> int:
     """Lists, fetches or checks weights."""
     if args.action == "get":
         return _get(args.names)
-    return _check(args.names) if args.action == "check" else _list(args.task)
+    return _check(args.names) if args.action == "check" else _list(args.task, args.may_ship)
 
 
-def _list(task: str | None) -> int:
-    from tabulate import tabulate
-
-    from clipself_seg.checkpoints.locate import present_file, weights_folder
+def _list(task: str | None, may_ship: str | None) -> int:
+    from clipself_seg.checkpoints.locate import weights_folder
     from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
-    from clipself_seg.choice import TASKS, find_model, require_task
+    from clipself_seg.choice import TASKS, require_task
 
     require_task(task)
-    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, PART)}
+    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, MASKS, PART)}
     for entry in zoo().values():
-        kind = CLIP if entry.key == "MODEL.CLIP.WEIGHTS" else PART
-        kind = find_model(entry.name).task if entry.key == "MODEL.WEIGHTS" else kind
-        size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "-"
-        here = "yes" if present_file(entry) else "no" if entry.addresses else "by hand"
-        cells = [_cut(entry.licence), entry.may_ship, size, here, _cut(entry.published)]
-        rows[kind].append([entry.name, *cells])
-    headings = ["name", "licence", "may ship", "size", "here", "published"]
+        if may_ship in (None, entry.may_ship):
+            for kind, how in _kinds(entry).items():
+                rows[kind].append(_row(entry, how))
     for kind, body in rows.items():
-        if task in (None, kind):
-            sys.stdout.write(f"{kind}\n{tabulate(body, headings, 'simple')}\n\n")
-    sys.stdout.write(f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}\n")
+        if body and task in (None, kind):
+            sys.stdout.write(f"{kind}\n{_table(body)}\n\n")
+    own = f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}"
+    sys.stdout.write(f"{textwrap.fill(own, WIDTH)}\n")
+    sys.stdout.write("* of the repository; of the weights nothing is said. More: docs/models.md\n")
     sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
     return 0
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+def _kinds(entry: Entry) -> dict[str, str]:
+    """Headings that an entry stands under -> what stands there in place of its numbers."""
+    from clipself_seg.choice import OF_CLIP, find_model
+    from clipself_seg.config.weights import MASKS as OF_MASKS
+
+    if entry.tasks:
+        return {task: WITHOUT_TRAINING.get(task, "") for task in entry.tasks}
+    if entry.key == "MODEL.WEIGHTS":
+        return {find_model(entry.name).task: ""}
+    return {{OF_CLIP: CLIP, OF_MASKS: MASKS}.get(entry.key, PART): ""}
+
+
+def _row(entry: Entry, how: str) -> list[str]:
+    from clipself_seg.checkpoints.locate import present_file
+    from clipself_seg.checkpoints.zoo import same_weights
+
+    present = any(map(present_file, same_weights(entry)))
+    here = "yes" if present else "no" if entry.addresses else "by hand"
+    licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
+    shipped = entry.may_ship
+    return [
+        entry.name,
+        entry.how_large,
+        here,
+        shipped,
+        licence.partition(",")[0],
+        how or entry.published,
+    ]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """A table of `WIDTH` letters at most: the last column has what the others leave, or is left out."""
+    from tabulate import tabulate
+
+    padded = [heading + "  " for heading in HEADINGS]  # as tabulate has them
+    widths = [max(map(len, column)) for column in zip(padded, *rows)][:-1]
+    room = WIDTH - sum(widths) - 2 * len(widths)
+    if room < len(padded[-1]):
+        return tabulate([row[:-1] for row in rows], HEADINGS[:-1], "simple")
+    cut = [[*cells, textwrap.shorten(text, room, placeholder=" ...")] for *cells, text in rows]
+    return tabulate(cut, HEADINGS, "simple")
 
 
 def _get(names: list[str]) -> int:

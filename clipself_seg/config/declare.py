@@ -21,7 +21,6 @@ from clipself_seg.errors import nearest
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.yaml_files import leaves
 
-CLIP_BACKBONE = "CLIPBackbone"  # MODEL.CLIP.BACKBONE of the project's own entry
 # The models of this package; the evaluation, the data and the trainer of a model's task count as the model.
 MODELS = (
     "RegionReader",
@@ -37,7 +36,8 @@ EVERY = ("every model",)
 HEADS = ("a head on CLIPBackbone",)
 # Sections whose keys a model of another project may read, whatever is declared here.
 OWN_SECTIONS = ("MODEL.", "INPUT.")
-STOCK = dict(leaves(get_cfg()))
+BACKBONE = "MODEL.CLIP.BACKBONE"
+STOCK = dict(leaves(get_cfg()))  # Detectron2's keys with their defaults
 LARGEST_NUMBER = 4096  # of a folder, far above that of any published model
 
 
@@ -65,22 +65,22 @@ def multiple_of(divisor: int) -> Check:
     return Check(f"a multiple of {divisor}", lambda value: value > 0 and value % divisor == 0)
 
 
-def each(check: Check, kind: str, count: int | None = None) -> Check:
-    """Lists of values that pass a check.
+def each(check: Check, count: int | None = None, *, whole: bool = False) -> Check:
+    """Lists of numbers that pass a check.
 
     Args:
         check: of one of them.
-        kind: name of them, such as "whole numbers", for the message.
         count: the required number of values; None for any number.
+        whole: True if they have to be whole numbers.
     """
+    types = int if whole else int | float
 
     def holds(values: Sequence[Any]) -> bool:
-        types = int if kind.startswith("whole") else int | float
         numbers = all(isinstance(v, types) and not isinstance(v, bool) for v in values)
         return count in (None, len(values)) and numbers and all(map(check.holds, values))
 
-    number = {None: "", 2: "two ", 4: "four "}[count]
-    return Check(f"{number}{kind}, each {check.wanted}", holds)
+    several = {None: "", 2: "two ", 4: "four "}[count]
+    return Check(f"{several}{'whole ' if whole else ''}numbers, each {check.wanted}", holds)
 
 
 def names_of(things: str) -> Check:
@@ -137,88 +137,72 @@ class Key:
 
     def problem(self, value: Any) -> str:
         """The sentence, behind the key's name, that refuses a value of the right type; "" if it is a good one."""
-        if not self.choices:
-            if self.check is None or self.check.holds(value):
-                return ""
+        if self.check is not None and not self.check.holds(value):
             return f"must be {self.check.wanted}, got {in_brief(value)}"
+        if not self.choices:
+            return ""
         several = isinstance(self.default, tuple)
         if several and not value:
             return f"is empty: give some of {', '.join(self.choices)}"
         for word in value if several else (value,):
             if word not in self.choices:
-                hint = nearest(str(word), filter(None, self.choices)) + (
-                    OR_IMPORT if self.extensible else ""
-                )
-                return f'cannot {"have" if several else "be"} "{in_brief(word, str)}"; {hint}'
+                hint = nearest(str(word), filter(None, self.choices))
+                hint += OR_IMPORT if self.extensible else ""
+                return f'cannot {"have" if several else "be"} "{str(word)[:200]}"; {hint}'
         return ""
 
 
-KEYS: dict[str, Key] = {}
-
-
-def key(name: str, default: Any, check: Check | None = None, **about: Any) -> None:
-    """Declares a key of the project, or another default of one of Detectron2.
-
-    Args:
-        name: full name.
-        default: value where nothing sets it.
-        check: values that it may have.
-        **about: further attributes of `Key`.
-    """
-    declared = Key(name, default, check, **about)
-    assert name not in KEYS, f"{name} is declared twice"
-    assert {*declared.of} <= {*EVERY, *HEADS, *MODELS}, f"{name} is read by no model {declared.of}"
-    assert not declared.problem(default) or name in STOCK, f"{name}: {declared.problem(default)}"
-    KEYS[name] = declared
-
-
-def stock(name: str, check: Check | None = None, **about: Any) -> None:
-    """Declares a key of Detectron2 that is read here with Detectron2's default."""
-    key(name, STOCK[name], check, **about)
-
-
-def not_read(instead: str, *names: str, **about: Any) -> None:
-    """Declares keys of Detectron2 that nothing reads.
-
-    Args:
-        instead: the behaviour in their place, for the message that refuses them.
-        *names: full names.
-        **about: further attributes of `Key`.
-    """
-    for name in names:
-        key(name, STOCK[name], **{"of": (), "instead": instead, **about})
+KEYS: dict[str, Key] = {}  # by their full names
 
 
 class Section:
     """Declares keys below one name, which share what is said of the section.
 
     Args:
-        name: such as "MODEL.FVIT".
+        name: such as "MODEL.FVIT"; "" for keys by their full names.
         **shared: attributes of `Key`, which a key may have otherwise.
     """
 
-    def __init__(self, name: str, **shared: Any) -> None:
+    def __init__(self, name: str = "", **shared: Any) -> None:
         self.name = name
+        self.prefix = f"{name}." if name else ""
         self.shared = shared
 
     def key(self, name: str, default: Any, check: Check | None = None, **about: Any) -> None:
-        """Declares a key as `key` does."""
-        key(f"{self.name}.{name}", default, check, **{**self.shared, **about})
+        """Declares a key of the project, or another default of one of Detectron2.
+
+        Args:
+            name: what stands behind the section's name.
+            default: value where nothing sets it.
+            check: values that it may have.
+            **about: further attributes of `Key`.
+        """
+        declared = Key(self.prefix + name, default, check, **(self.shared | about))
+        name, problem = declared.name, declared.problem(default)
+        assert name not in KEYS, f"{name} is declared twice"
+        assert {*declared.of} <= {*EVERY, *HEADS, *MODELS}, f"{name}: no model {declared.of}"
+        assert not problem or name in STOCK, f"{name} {problem}"
+        KEYS[name] = declared
 
     def stock(self, name: str, check: Check | None = None, **about: Any) -> None:
-        """Declares a key as `stock` does."""
-        stock(f"{self.name}.{name}", check, **{**self.shared, **about})
+        """Declares a key of Detectron2 that is read here with Detectron2's default."""
+        self.key(name, STOCK[self.prefix + name], check, **about)
 
     def all_stock(self) -> None:
         """Declares all keys that Detectron2 has below the name, and that are not declared yet."""
         for name in STOCK:
-            if name.startswith(f"{self.name}.") and name not in KEYS:
-                stock(name, **self.shared)
+            if name.startswith(self.prefix) and name not in KEYS:
+                self.stock(name.removeprefix(self.prefix))
+
+    def not_read(self, instead: str, *names: str) -> None:
+        """Declares keys of Detectron2 that nothing reads, with the behaviour in their place, see `Key.instead`."""
+        for name in names:
+            self.stock(name, of=(), instead=instead)
 
 
-def in_brief(value: object, text_of: Callable[[object], str] = repr) -> str:
+def in_brief(value: object) -> str:
     """The beginning of the text of a value, for messages."""
-    text = text_of(value)
+    text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -272,9 +256,12 @@ def reads_of_others(model: str) -> Sequence[str] | None:
 
 
 def backbone_reads(backbone: str, name: str) -> bool:
-    """True if an entry of BACKBONE_REGISTRY reads a key of `CLIPBackbone`, as its attribute `reads` says."""
-    if backbone == CLIP_BACKBONE:
-        return True
+    """True if an entry of BACKBONE_REGISTRY reads a key of ``MODEL.CLIP``, as its attribute `reads` says.
+
+    That of the default entry is made of the declarations, which are asked in its place: it need not be imported.
+    """
+    if backbone == KEYS[BACKBONE].default:
+        return KEYS[name].clip_backbone
     from detectron2.modeling import BACKBONE_REGISTRY  # takes a second
 
     return covers(getattr(dict(BACKBONE_REGISTRY).get(backbone), "reads", ()), name)

@@ -11,7 +11,6 @@ from clipself_seg.config.declare import (
     Section,
     at_least,
     each,
-    not_read,
     within,
 )
 
@@ -20,7 +19,7 @@ FVIT = ["FViT"]
 fvit = Section("MODEL.FVIT", of=FVIT)
 # Blocks, from 0, whose outputs are the four taps, the finest map first. Four times the last one is Table
 # A3's "last".
-fvit.key("BLOCKS", (3, 5, 7, 11), each(at_least(0), "whole numbers", 4))
+fvit.key("BLOCKS", (3, 5, 7, 11), each(at_least(0), 4, whole=True))
 # "fpn" adds the levels up from the top (official), "simple" is ViTDet's SimpleFPN (Table A3).
 fvit.key("PYRAMID", "fpn", choices=("fpn", "simple"))
 # Channels of its levels.
@@ -68,8 +67,8 @@ test.key("TASKS", ("boxes",), choices=("boxes", "masks"))
 # other numbers at 300 as "mmdetection" (official). LVIS's rules count 300 of an image.
 test.key("LIMITS", "detectron2", choices=("detectron2", "mmdetection"))
 
-not_read(
+Section("MODEL").not_read(
     "images are normalised as their CLIP or guidance backbone was trained",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
+    "PIXEL_MEAN",
+    "PIXEL_STD",
 )

@@ -18,7 +18,6 @@ from detectron2.config import CfgNode, get_cfg
 from clipself_seg.checkpoints.dense_feature import KINDS
 from clipself_seg.config import detection_keys, panoptic_keys, semantic_keys  # noqa: F401
 from clipself_seg.config.declare import (
-    CLIP_BACKBONE,
     EVERY,
     HEADS,
     KEYS,
@@ -29,10 +28,7 @@ from clipself_seg.config.declare import (
     Section,
     at_least,
     each,
-    key,
     names_of,
-    not_read,
-    stock,
     within,
 )
 from clipself_seg.config.device import PATTERN, WANTED
@@ -43,23 +39,26 @@ READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 WHOLE = "images"  # the readout of data sets of whole images, which have no regions
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+top = Section()
 # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
-key("MODEL.META_ARCHITECTURE", "CLIPSelf")
+top.key("MODEL.META_ARCHITECTURE", "CLIPSelf")
 # Weights that a model starts from, or is: a file of the training of one, or a name of the zoo.
-stock("MODEL.WEIGHTS", weights=True, folder="model.safetensors")
+top.stock("MODEL.WEIGHTS", weights=True, folder="model.safetensors")
 # What computes; "auto" is the first of cuda, mps and cpu that is here.
-stock(
+top.stock(
     "MODEL.DEVICE",
     Check(WANTED, lambda value: re.fullmatch(PATTERN, value) is not None),
     free=True,
     folder=None,
 )
 # Seed of random weights, of the order of the images, and of their grids.
-key("SEED", 0, Check("in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32))
+top.key(
+    "SEED", 0, Check("in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32)
+)
 # Folder of a run.
-stock("OUTPUT_DIR", free=True)
+top.stock("OUTPUT_DIR", free=True)
 # Steps between two pictures of what is trained on; 0 is none.
-stock("VIS_PERIOD", at_least(0), of=["CATSeg", "OpenPanoptic", "FViT"], free=True)
+top.stock("VIS_PERIOD", at_least(0), of=["CATSeg", "OpenPanoptic", "FViT"], free=True)
 
 datasets = Section("DATASETS")
 # Your own data: a YAML file, a folder or a COCO JSON (docs/own_data.md), whose data sets take the place of TRAIN
@@ -68,8 +67,9 @@ datasets.key("DATA", "", Check("a path on this machine", lambda value: "://" not
 # Names of data sets that are trained and evaluated on.
 datasets.stock("TRAIN", names_of("names of data sets"))
 datasets.stock("TEST", names_of("names of data sets"), free=True)
+loader = Section("DATALOADER")
 # Processes that read images, for each process that computes.
-stock("DATALOADER.NUM_WORKERS", at_least(0), free=True)
+loader.stock("NUM_WORKERS", at_least(0), free=True)
 
 clip = Section("MODEL.CLIP", of=MODELS, clip_backbone=True)
 # open_clip's model name, such as EVA02-B-16 or ViT-B-16-quickgelu, or ViT-Mini-8 of the mini
@@ -126,7 +126,7 @@ clip.key("OUT_FEATURES", ("dense",), of=HEADS)
 clip.key("VISUAL_INIT", "", of=["CATSeg"], weights=True, folder=None)
 # Entry of Detectron2's BACKBONE_REGISTRY that is the CLIP of every model: CLIPBackbone reads the other keys of
 # MODEL.CLIP; one of a module that --import names has its own weights (docs/backbone.md).
-clip.key("BACKBONE", CLIP_BACKBONE, clip_backbone=False)
+clip.key("BACKBONE", "CLIPBackbone", clip_backbone=False)
 
 clipself = Section("MODEL.CLIPSELF", of=["CLIPSelf"])
 # What the student learns from: "crops" are the teacher's embeddings of the regions' crops, CLIPSelf itself;
@@ -151,8 +151,7 @@ clipself.key("CORRELATION.TEACHER", "none")
 # What OBJECTIVES.CONTEXT compares: "q", queries, or "qk", the mean of the similarities of queries and of keys.
 clipself.key("CORRELATION.CONTEXT", "q", choices=("q", "qk"))
 
-OBJECTIVES = "MODEL.CLIPSELF.OBJECTIVES"
-objectives = Section(OBJECTIVES, of=["CLIPSelf"])
+objectives = Section("MODEL.CLIPSELF.OBJECTIVES", of=["CLIPSelf"])
 # Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/distillation.md has
 # their formulas (Objectives beside crops). The first is CLIPSelf itself: regions of dense features against crops.
 objectives.key("CROPS", 1.0, NOT_NEGATIVE)
@@ -177,14 +176,15 @@ preservation.key("WEIGHT", 0.0, NOT_NEGATIVE, of=["CATSeg", "FViT"])
 preservation.key("WORDS", "ade20k_847")
 preservation.key("SAMPLE", 16, at_least(1))
 
+image = Section("INPUT", of=ON_PIXELS)
 # Largest number of pixels of an image file: one whose header states more is refused before it is
 # decoded, into 3 bytes a pixel or more. A photograph of 100 megapixels passes.
-key("INPUT.MAX_PIXELS", 128_000_000, at_least(1), free=True, folder=None)
+image.key("MAX_PIXELS", 128_000_000, at_least(1), of=EVERY, free=True, folder=None)
 # Order of the colours; CLIP and the guidance backbones are given RGB.
-stock("INPUT.FORMAT", of=[*ON_PIXELS, "FViT"])
+image.stock("FORMAT", of=[*ON_PIXELS, "FViT"])
 # Sides in pixels that an image is resized to in evaluation: the shorter one, unless the longer one would exceed MAX.
-stock("INPUT.MIN_SIZE_TEST", at_least(0), of=ON_PIXELS, folder=(0, 1280))
-stock("INPUT.MAX_SIZE_TEST", at_least(1), of=ON_PIXELS, folder=(1, 2560))
+image.stock("MIN_SIZE_TEST", at_least(0), folder=(0, 1280))
+image.stock("MAX_SIZE_TEST", at_least(1), folder=(1, 2560))
 
 regions = Section("INPUT.REGIONS", of=["CLIPSelf"])
 # "grid" distils patches of a random grid, "proposals" the boxes that the data set brings.
@@ -210,7 +210,7 @@ solver.stock("IMS_PER_BATCH", at_least(1))
 solver.stock("MAX_ITER", at_least(1))
 decay = Check("in [0, 1)", lambda value: 0 <= value < 1)
 # Decay of AdamW's two moments. The code has (0.9, 0.999) for EVA and (0.9, 0.98) for OpenAI.
-solver.key("BETAS", (0.9, 0.999), each(decay, "numbers", 2))
+solver.key("BETAS", (0.9, 0.999), each(decay, 2))
 # AdamW's epsilon. The code has 1e-8 for EVA and 1e-6 for OpenAI.
 solver.key("EPS", 1e-8, NOT_NEGATIVE)
 # Learning rate after the warm-up of WARMUP_ITERS steps; it then falls to 0 as a cosine.
@@ -271,7 +271,7 @@ solver.key("AMP.DTYPE", "float16", choices=("float16", "bfloat16"))
 solver.key(
     "MIX_WITH_START",
     (),
-    each(within(0, 1), "numbers"),
+    each(within(0, 1)),
     of=["CATSeg", "OpenPanoptic", "FViT"],
     free=True,
 )
@@ -313,9 +313,7 @@ reading = Section("TEST.REGIONS", of=ON_REGIONS, free=True)
 # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE, and of whole images
 # the CLIP's own.
 # Paper, Fig. 3.
-reading.key(
-    "SIZES", (), each(at_least(1), "whole numbers of pixels"), of=[*ON_REGIONS, "ImageClassifier"]
-)
+reading.key("SIZES", (), each(at_least(1), whole=True), of=[*ON_REGIONS, "ImageClassifier"])
 # Readouts, which make embeddings of regions: "boxes" and "masks" from the dense features, "crops" from image
 # crops (1.5x for things), "attention_boxes" and "attention_masks" by masked attention. Paper,
 # Tables 1, 2, A1, A2.
@@ -332,63 +330,58 @@ reading.key(
 reading.key("GROUPING", False)
 # Further fractions of the student, as MODEL.CLIPSELF.ALPHA, which is evaluated anyway: with each of them the
 # mixture with the original is evaluated too, and its numbers are called "alpha_0.7-boxes.thing.top1".
-reading.key("ALPHA_SWEEP", (), each(within(0, 1), "numbers"), of=["CLIPSelf"])
+reading.key("ALPHA_SWEEP", (), each(within(0, 1)), of=["CLIPSelf"])
 
 # Detectron2's keys that nothing reads, each behind what happens in its place.
-not_read("files of older versions are not converted", "VERSION")
-not_read("cuDNN's choice of kernels is left to PyTorch", "CUDNN_BENCHMARK", free=True)
-not_read("models find their own regions", "MODEL.LOAD_PROPOSALS")
-not_read("the task decides whether training images are flipped", "INPUT.RANDOM_FLIP")
-not_read("masks are bitmaps", "INPUT.MASK_FORMAT")
-not_read(
+top.not_read("files of older versions are not converted", "VERSION")
+Section(free=True).not_read("cuDNN's choice of kernels is left to PyTorch", "CUDNN_BENCHMARK")
+top.not_read("models find their own regions", "MODEL.LOAD_PROPOSALS")
+image.not_read("the task decides whether training images are flipped", "RANDOM_FLIP")
+image.not_read("masks are bitmaps", "MASK_FORMAT")
+datasets.not_read(
     "distillation reads the proposals of its data sets",
-    "DATASETS.PROPOSAL_FILES_TRAIN",
-    "DATASETS.PROPOSAL_FILES_TEST",
-    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN",
-    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
+    "PROPOSAL_FILES_TRAIN",
+    "PROPOSAL_FILES_TEST",
+    "PRECOMPUTED_PROPOSAL_TOPK_TRAIN",
+    "PRECOMPUTED_PROPOSAL_TOPK_TEST",
 )
-not_read("images of a batch are cut to one size", "DATALOADER.ASPECT_RATIO_GROUPING")
-not_read(
+loader.not_read("images of a batch are cut to one size", "ASPECT_RATIO_GROUPING")
+loader.not_read(
     "each epoch takes the images once, in an order drawn from SEED",
-    "DATALOADER.SAMPLER_TRAIN",
-    "DATALOADER.REPEAT_THRESHOLD",
-    "DATALOADER.REPEAT_SQRT",
+    "SAMPLER_TRAIN",
+    "REPEAT_THRESHOLD",
+    "REPEAT_SQRT",
 )
-not_read("the data set decides which images are trained on", "DATALOADER.FILTER_EMPTY_ANNOTATIONS")
-not_read("the optimiser is AdamW with SOLVER.BETAS", "SOLVER.MOMENTUM", "SOLVER.NESTEROV")
-not_read(
+loader.not_read("the data set decides which images are trained on", "FILTER_EMPTY_ANNOTATIONS")
+solver.not_read("the optimiser is AdamW with SOLVER.BETAS", "MOMENTUM", "NESTEROV")
+solver.not_read(
     "biases learn at the rate of the other parameters, and their decay is the method's",
-    "SOLVER.BIAS_LR_FACTOR",
-    "SOLVER.WEIGHT_DECAY_BIAS",
+    "BIAS_LR_FACTOR",
+    "WEIGHT_DECAY_BIAS",
 )
-not_read(
+solver.not_read(
     "gradients are scaled down where their Euclidean norm over all parameters exceeds CLIP_VALUE",
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+    "CLIP_GRADIENTS.CLIP_TYPE",
+    "CLIP_GRADIENTS.NORM_TYPE",
 )
-not_read("the cosine ends at 0", "SOLVER.BASE_LR_END")
-not_read("the warm-up is linear", "SOLVER.WARMUP_METHOD")
-not_read(
-    "SOLVER.SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the learning rate",
-    "SOLVER.NUM_DECAYS",
-    "SOLVER.RESCALE_INTERVAL",
+solver.not_read("the cosine ends at 0", "BASE_LR_END")
+solver.not_read("the warm-up is linear", "WARMUP_METHOD")
+solver.not_read(
+    "SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the rate",
+    "NUM_DECAYS",
+    "RESCALE_INTERVAL",
 )
-not_read(
-    "IMS_PER_BATCH counts the images of all processes, and nothing is rescaled",
-    "SOLVER.REFERENCE_WORLD_SIZE",
-)
-not_read("results are written to results.json and not judged", "TEST.EXPECTED_RESULTS", free=True)
-not_read(
+solver.not_read("IMS_PER_BATCH counts the images of all processes", "REFERENCE_WORLD_SIZE")
+test.not_read("results are written to results.json and not judged", "EXPECTED_RESULTS")
+test.not_read(
     "images are evaluated at one size, TEST.AUG.ENABLED averages an image and its mirrored version",
-    "TEST.AUG.MIN_SIZES",
-    "TEST.AUG.MAX_SIZE",
-    free=True,
+    "AUG.MIN_SIZES",
+    "AUG.MAX_SIZE",
 )
-not_read(
+test.not_read(
     "the statistics of batch norms are not measured again",
-    "TEST.PRECISE_BN.ENABLED",
-    "TEST.PRECISE_BN.NUM_ITER",
-    free=True,
+    "PRECISE_BN.ENABLED",
+    "PRECISE_BN.NUM_ITER",
 )
 
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.dense_feature import ANY
 from clipself_seg.checkpoints.locate import SUFFIXES
+from clipself_seg.checkpoints.read import feature_of_weights
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.declare import (
-    CLIP_BACKBONE,
     KEYS,
     backbone_reads,
     in_brief,
@@ -25,7 +26,7 @@ from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
-from clipself_seg.config.weights import FETCHED, refuse_addresses
+from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.yaml_files import (
@@ -70,8 +71,9 @@ class Sources:
         self._written = [is_typed(layer) for layer in self.layers]
 
     def place(self, key: str) -> int:
-        """Position of the source that sets a key: that of its layer, one further for the command line; -1 for none."""
-        return len(self.layers) if key in self.typed else setting_place(key, self.layers)
+        """Position of the source that sets a key or one of a section: its layer, behind all the command line; or -1."""
+        typed = any(name == key or name.startswith(f"{key}.") for name in self.typed)
+        return len(self.layers) if typed else setting_place(key, self.layers)
 
     def name(self, *keys: str) -> str:
         """Name of the source that sets the first of `keys` that any source sets, for messages."""
@@ -117,13 +119,13 @@ def load_config(
     tree = dict(leaves(merge_layers(sources.layers)))
     _merge(cfg, tree | typed, sources)
     if not trains:
-        _take_published_settings(cfg, sources)
+        _take_settings_of_weights(cfg, sources)
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
     refuse_addresses(cfg, {key for key in FETCHED if key not in typed}, sources.name)
-    require_valid(cfg, cfg.MODEL.META_ARCHITECTURE, sources.name, all_keys=True)
     _check_read(cfg, defaults, sources)
+    require_valid(cfg, cfg.MODEL.META_ARCHITECTURE, sources.name, all_keys=True)
     _choose_device(cfg, sources)
     amp = cfg.SOLVER.AMP
     if cfg.MODEL.DEVICE in ("cpu", "mps") and amp.ENABLED and amp.DTYPE == "float16":
@@ -217,18 +219,21 @@ def _output_dir(layers: Sequence[Layer]) -> str:
     return next((f"output/{name}" for name in names if name), "")
 
 
-def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
-    """Sets what the published numbers of the weights were measured with, where nobody set another value.
+def _take_settings_of_weights(cfg: CfgNode, sources: Sources) -> None:
+    """Sets what the published numbers of the weights were measured with, and what a CLIP was distilled for.
 
     What somebody wrote counts more, and so does what is set where the weights are, or after them.
     """
-    entry = zoo().get(cfg.MODEL.WEIGHTS.removeprefix(SCHEME)) if cfg.MODEL.WEIGHTS else None
-    if entry is None:
-        return
-    for key, value in entry.settings:
-        if not sources.by_hand(key) and sources.place(key) < sources.place("MODEL.WEIGHTS"):
+    entry = zoo().get(cfg.MODEL.WEIGHTS.removeprefix(SCHEME))
+    settings = [("MODEL.WEIGHTS", *pair) for pair in entry.settings] if entry else []
+    dense = feature_of_weights(cfg.MODEL.CLIP.WEIGHTS.removeprefix(SCHEME))
+    if dense != ANY:
+        words = dense.options().split()
+        settings += [("MODEL.CLIP.WEIGHTS", *pair) for pair in zip(words[::2], words[1::2])]
+    for weights, key, value in settings:
+        if not sources.by_hand(key) and sources.place(key) < sources.place(weights):
             cfg.merge_from_list([key, value])
-            logger.info("%s is %s, as in the published numbers of %s", key, value, entry.name)
+            logger.info("%s is %s, as the weights of %s were published", key, value, weights)
 
 
 def _choose_device(cfg: CfgNode, sources: Sources) -> None:
@@ -305,7 +310,7 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     if backbone_reads(backbone, name):
         return None
     return (
-        f"{CLIP_BACKBONE} alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "
+        f"CLIPBackbone alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "
         f"{'it' if name == key else name}"
     )
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 
 from clipself_seg.config.declare import KEYS, in_brief
-from clipself_seg.config.keys import OBJECTIVES
+from clipself_seg.config.keys import objectives
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
 
@@ -17,16 +17,24 @@ HEAD = "MODEL.SEM_SEG_HEAD"
 FORMER = "MODEL.MASK_FORMER"
 KIND, SOURCE = "MODEL.MASK_GENERATOR.KIND", "MODEL.MASK_GENERATOR.SOURCE"
 BRANCH_KIND = "MODEL.CLIP_BRANCH.KIND"
+TARGET = "MODEL.CLIPSELF.TARGET"
+WEIGHTS = objectives.name
+TEACHER = "MODEL.CLIPSELF.CORRELATION.TEACHER"
+# Readers beside the models: mappers, which read images, and evaluations, of which a prediction needs nothing.
+IMAGES, EVALUATION = "images", "evaluation"
+# Objectives that compare with a teacher of correlations.
+CORRELATED = (f"{WEIGHTS}.CONTEXT", f"{WEIGHTS}.COHERENCE", f"{WEIGHTS}.SPATIAL")
 
 
 class Relation(NamedTuple):
     """A check of values that have to go together.
 
     Attributes:
-        keys: full names; a message asks to change the first, and says what the others are.
+        keys: full names of keys, or of sections, whose values come as a dictionary by the rest of their names. A
+            message asks to change the first, and says what the others are.
         wanted: values that the first key may have, in words.
         holds: function of the values of the keys that returns whether they go together.
-        of: the only model that it is a check of; "" for all.
+        of: the only model that it is a check of, where others read the keys too; or `IMAGES` or `EVALUATION`.
     """
 
     keys: tuple[str, ...]
@@ -35,19 +43,20 @@ class Relation(NamedTuple):
     of: str = ""
 
 
-def of_crops(key: str, default: float) -> Relation:
-    """The relation that a weight is its default, or the target is crops, which it belongs to."""
+def of_crops(key: str) -> Relation:
+    """The relation that the weight of an objective is its default, or the target is crops, which it belongs to."""
+    default = KEYS[key].default
     return Relation(
-        (key, "MODEL.CLIPSELF.TARGET"),
+        (key, TARGET),
         f"{default} but for the target crops",
         lambda weight, target: weight == default or target == "crops",
     )
 
 
 def of_teacher(key: str) -> Relation:
-    """The relation that a weight is 0, or there is a teacher of correlations."""
+    """The relation that the weight of an objective is 0, or there is a teacher of correlations."""
     return Relation(
-        (key, "MODEL.CLIPSELF.CORRELATION.TEACHER"),
+        (key, TEACHER),
         "0 without a teacher of correlations, such as original",
         lambda weight, teacher: not weight or teacher != "none",
     )
@@ -59,7 +68,6 @@ def of_generators_clip(name: str) -> Relation:
         (f"MODEL.CLIP_BRANCH.{name}", BRANCH_KIND, f"MODEL.CLIP.{name}"),
         f"empty, as MODEL.CLIP.{name} names what KIND backbone reads, or KIND another",
         lambda value, kind, own: kind != "backbone" or value in ("", own),
-        "OpenPanoptic",
     )
 
 
@@ -71,15 +79,23 @@ def whole_batches(model: str, why: str) -> Relation:
 RELATIONS: list[Relation] = [
     whole_batches("CLIPSelf", "for its loss averages over all regions of a batch"),
     whole_batches("FViT", "for batch norms would see parts of a batch"),
-    of_teacher(f"{OBJECTIVES}.CONTEXT"),
-    of_teacher(f"{OBJECTIVES}.COHERENCE"),
-    of_teacher(f"{OBJECTIVES}.SPATIAL"),
-    of_crops(f"{OBJECTIVES}.CROPS", 1.0),
-    of_crops(f"{OBJECTIVES}.CONTEXT", 0.0),
-    of_crops(f"{OBJECTIVES}.COHERENCE", 0.0),
-    of_crops(f"{OBJECTIVES}.SPATIAL", 0.0),
-    of_crops(f"{OBJECTIVES}.WHOLE_IMAGES", 0.0),
-    of_crops(f"{OBJECTIVES}.OWN_CROPS", 0.0),
+    *map(of_teacher, CORRELATED),
+    *(of_crops(key) for key in KEYS if key.startswith(objectives.prefix)),
+    Relation(
+        (WEIGHTS, TARGET),
+        "greater than 0 for one objective at least, such as CROPS 1.0",
+        lambda weights, target: any(weights.values()) or target != "crops",
+    ),
+    Relation(
+        (WEIGHTS,),
+        "greater than 0 for another one beside CONTEXT, such as CROPS: queries alone train, of which nothing is read",
+        lambda weights: {name for name, weight in weights.items() if weight} != {"CONTEXT"},
+    ),
+    Relation(
+        (TEACHER, *CORRELATED),
+        "none, or one of CONTEXT, COHERENCE and SPATIAL greater than 0, for nothing else asks for it",
+        lambda teacher, *weights: teacher == "none" or any(weights),
+    ),
     Relation(
         ("MODEL.CLIP.ATTENTION", "MODEL.CLIP.DENSE"),
         '"none" unless DENSE is "token", for both say what the last block does',
@@ -92,9 +108,9 @@ RELATIONS: list[Relation] = [
         "CLIPSelf",
     ),
     Relation(
-        ("SOLVER.MIX_WITH_START", MODEL),
-        "() for a distillation, whose mixtures with the original TEST.REGIONS.ALPHA_SWEEP evaluates",
-        lambda fractions, model: not fractions or model != "CLIPSelf",
+        ("SOLVER.MIX_WITH_START", "MODEL.WEIGHTS"),
+        "() without a start to mix with, MODEL.WEIGHTS or --model",
+        lambda fractions, start: not fractions or bool(start),
     ),
     Relation(
         ("MODEL.PRESERVATION.WEIGHT", "MODEL.WEIGHTS"),
@@ -110,6 +126,24 @@ RELATIONS: list[Relation] = [
         ("TEST.AUG.ENABLED", "TEST.AUG.FLIP"),
         "False without FLIP, for nothing else is averaged",
         lambda enabled, flip: flip or not enabled,
+    ),
+    Relation(
+        ("INPUT.FORMAT",),
+        "RGB, as which images are read",
+        lambda channels: channels == "RGB",
+        IMAGES,
+    ),
+    Relation(
+        ("TEST.LABEL_FILES", "DATASETS.TEST"),
+        'a file for each of DATASETS.TEST, or "" for its own names, or () for all',
+        lambda files, datasets: len(files) in (0, len(datasets)),
+        EVALUATION,
+    ),
+    Relation(
+        ("TEST.EXAMPLES.DATASETS", "TEST.EXAMPLES.NUMBER", "DATASETS.TEST"),
+        "a data set with label maps for each of DATASETS.TEST",
+        lambda sources, number, datasets: not number or len(sources) == len(datasets),
+        EVALUATION,
     ),
     # Semantic segmentation.
     Relation(
@@ -128,25 +162,21 @@ RELATIONS: list[Relation] = [
         (f"{HEAD}.WINDOW_SIZES", f"{HEAD}.FEATURE_RESOLUTION"),
         "a divisor of FEATURE_RESOLUTION, or at least as large",
         lambda window, grid: window >= grid[0] or grid[0] % window == 0,
-        "CATSeg",
     ),
     Relation(
         (f"{HEAD}.POOLING_SIZES", f"{HEAD}.FEATURE_RESOLUTION"),
         "divisors of FEATURE_RESOLUTION",
         lambda sizes, grid: all(grid[0] % size == 0 for size in sizes),
-        "CATSeg",
     ),
     Relation(
         (f"{HEAD}.NUM_HEADS", f"{HEAD}.HIDDEN_DIMS"),
         "a divisor of HIDDEN_DIMS",
         lambda heads, width: width % heads == 0,
-        "CATSeg",
     ),
     Relation(
         (f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", f"{HEAD}.HIDDEN_DIMS", f"{HEAD}.DECODER_DIMS"),
         "less than what their steps get, HIDDEN_DIMS and the first of DECODER_DIMS",
         lambda dims, hidden, decoder: dims[0] < hidden and dims[1] < decoder[0],
-        "CATSeg",
     ),
     Relation(
         ("TEST.BACKGROUND.THRESHOLD", "TEST.BACKGROUND.WORDS"),
@@ -159,6 +189,11 @@ RELATIONS: list[Relation] = [
         lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
     ),
     # Panoptic segmentation.
+    Relation(
+        ("MODEL.WEIGHTS", SOURCE),
+        "empty for masks, so that nothing generates any",
+        lambda weights, source: not weights or source != "masks",
+    ),
     Relation(
         (SOURCE, KIND),
         "blocks for the kind plain, and for that alone, or masks",
@@ -178,7 +213,6 @@ RELATIONS: list[Relation] = [
         (f"{FORMER}.HIDDEN_DIM", f"{FORMER}.NHEADS", KIND),
         "a multiple of 32, for groups of norms, and of NHEADS",
         lambda width, heads, kind: kind == "plain" or (width % 32 == 0 and width % heads == 0),
-        "OpenPanoptic",
     ),
     Relation(
         (f"{FORMER}.SIZE_DIVISIBILITY", SOURCE),
@@ -190,19 +224,28 @@ RELATIONS: list[Relation] = [
         ("MODEL.FUSION.MODE", SOURCE),
         "clip for masks, which have no class scores but CLIP's",
         lambda mode, source: mode == "clip" or source != "masks",
-        "OpenPanoptic",
     ),
     Relation(
         ("MODEL.FUSION.VOID_DISCOUNT", SOURCE),
         "0 for masks, which have no void but CLIP's",
         lambda discount, source: not discount or source != "masks",
-        "OpenPanoptic",
+    ),
+    Relation(
+        ("TEST.PANOPTIC.ROWS", SOURCE),
+        "('clip',) for masks, which CLIP alone names",
+        lambda rows, source: source != "masks" or tuple(rows) == ("clip",),
+        EVALUATION,
+    ),
+    Relation(
+        ("TEST.PANOPTIC.VOID_SWEEP", SOURCE),
+        "() for masks, which have no void but CLIP's",
+        lambda discounts, source: not discounts or source != "masks",
+        EVALUATION,
     ),
     Relation(
         ("MODEL.CLIP_BRANCH.INPUT_SIZE", BRANCH_KIND),
         "0 for KIND backbone, which reads the generator's canvas as it is",
         lambda size, kind: not size or kind != "backbone",
-        "OpenPanoptic",
     ),
     of_generators_clip("BACKBONE"),
     of_generators_clip("NAME"),
@@ -211,13 +254,11 @@ RELATIONS: list[Relation] = [
         ("MODEL.CLIP_BRANCH.WEIGHTS", "MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP.NAME"),
         "those of the architecture NAME, such as a distilled CLIP's",
         lambda weights, name, own: bool(weights) or name in ("", own),
-        "OpenPanoptic",
     ),
     Relation(
         ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
         "at most MAX_SCALE",
         lambda least, most: least <= most,
-        "OpenPanoptic",
     ),
     Relation(
         ("TEST.AUG.ENABLED", "MODEL.FUSION.MODE"),
@@ -252,26 +293,30 @@ def require_valid(
 
     Args:
         cfg: any configuration; keys that it lacks are not checked.
-        model: class of a model in this package, whose keys count.
+        model: class of a model in this package, whose keys count; or `IMAGES` or `EVALUATION`, with all keys.
         source: function of keys that returns what set them, for the message.
         all_keys: check the keys of other models too.
 
     Raises:
         InputError: names the key, and what set it.
     """
-    values = dict(leaves(cfg))
-    checked = {
-        key.name for key in KEYS.values() if key.name in values and (all_keys or key.read_by(model))
-    }
-    for name in KEYS:
-        if name in checked and (problem := KEYS[name].problem(values[name])):
+    values = dict[str, Any]()
+    for name, value in leaves(cfg):
+        if name in KEYS and (all_keys or KEYS[name].read_by(model)):
+            section, _, last = name.rpartition(".")
+            values.setdefault(section, {})[last] = value
+            values[name] = value
+    for name, key in KEYS.items():
+        if name in values and (problem := key.problem(values[name])):
             raise InputError(f"{source(name)}: {name} {problem}")
     for keys, wanted, holds, of in RELATIONS:
-        if of not in ("", model) or not checked.issuperset(keys):
+        if of not in ("", model) or not values.keys() >= {*keys}:
             continue
-        if not holds(*(values[name] for name in keys)):
-            others = " and ".join(f"{name} {in_brief(values[name])}" for name in keys[1:])
+        given = [values[name] for name in keys]
+        if not holds(*given):
+            got, *others = map(in_brief, given)
+            beside = " and ".join(f"{name} {text}" for name, text in zip(keys[1:], others))
             raise InputError(
-                f"{source(*keys)}: {keys[0]} must be {wanted}, got {in_brief(values[keys[0]])}"
-                + (f" with {others}" if others else "")
+                f"{source(*keys)}: {keys[0]} must be {wanted}, got {got}"
+                + (f" with {beside}" if beside else "")
             )

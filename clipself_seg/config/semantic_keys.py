@@ -13,8 +13,6 @@ from clipself_seg.config.declare import (
     Section,
     at_least,
     each,
-    key,
-    not_read,
     within,
 )
 
@@ -23,7 +21,7 @@ CAT_SEG = ["CATSeg"]
 OPENAI_NAMES = {"ViT-B/16": "ViT-B-16-quickgelu", "ViT-L/14@336px": "ViT-L-14-336-quickgelu"}
 GUIDED = ("MODEL.CAT_SEG.GUIDANCE", "backbone")  # by a backbone beside CLIP
 SIDE = at_least(1)
-TWO = each(SIDE, "whole numbers", 2)
+TWO = each(SIDE, 2, whole=True)
 SQUARE = Check(
     f"{TWO.wanted}, and equal, as the images that CLIP is given are square",
     lambda value: TWO.holds(value) and value[0] == value[1],
@@ -51,7 +49,7 @@ head.key("FEATURE_RESOLUTION", [24, 24], SQUARE, folder=(1, 32))
 head.key("WINDOW_SIZES", 12, SIDE, folder=(1, 16))
 # Pooling before attention over classes, one number for each aggregation layer: 2 in training, 1 in evaluation
 # of the official numbers.
-head.key("POOLING_SIZES", [2, 2], each(SIDE, "whole numbers"))
+head.key("POOLING_SIZES", [2, 2], each(SIDE, whole=True))
 # Channels of text and appearance guidance before and after their projection.
 head.key("TEXT_GUIDANCE_DIM", 512)
 head.key("TEXT_GUIDANCE_PROJ_DIM", 128, SIDE)
@@ -62,9 +60,10 @@ head.key("DECODER_DIMS", [64, 32], GROUPED)
 head.key("DECODER_GUIDANCE_DIMS", [256, 128], TWO)
 head.key("DECODER_GUIDANCE_PROJ_DIMS", [32, 16], TWO)
 
+top = Section(of=CAT_SEG)
 # CAT-Seg's sentence around a class name, the 80 of ImageNet as channels of the cost (version 1),
 # or "plain", "a photo of a ...".
-key("MODEL.PROMPT_ENSEMBLE_TYPE", "single", choices=("single", "imagenet", "plain"), of=CAT_SEG)
+top.key("MODEL.PROMPT_ENSEMBLE_TYPE", "single", choices=("single", "imagenet", "plain"))
 cat_seg = Section("MODEL.CAT_SEG", of=CAT_SEG)
 # Features that guide the aggregation: CLIP's own (official) or a backbone's (version 1).
 cat_seg.key("GUIDANCE", "clip", choices=("clip", "backbone"))
@@ -88,7 +87,7 @@ cat_seg.key("IGNORE_IN_LOSS", False)
 cat_seg.key("CHECKPOINTING", False, free=True)
 
 # Plain inference pads the image to a multiple of this, and a mask generator's canvas.
-key("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 32, of=["CATSeg", "OpenPanoptic"], folder=(1, 768))
+top.key("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 32, of=["CATSeg", "OpenPanoptic"], folder=(1, 768))
 
 # The backbone that guides version 1: Detectron2's keys.
 Section("MODEL.BACKBONE", of=CAT_SEG, when=GUIDED).all_stock()
@@ -120,7 +119,7 @@ image.key("COLOR_AUG_SSD", False)  # brightness, contrast, saturation and hue, a
 image.key("SIZE_DIVISIBILITY", -1, folder=(-1, 768))
 
 # Windows of 384 pixels on a square of 640 and a global view (the published numbers), or the whole image at once.
-key("TEST.SLIDING_WINDOW", False, of=CAT_SEG, free=True)
+top.key("TEST.SLIDING_WINDOW", False, free=True)
 background = Section("TEST.BACKGROUND", of=["ZeroShotSegmenter", "CATSeg"], free=True)
 # In data sets that have a background (VOC-20b): whether its names compete for pixels, as CAT-Seg does it.
 background.key("WORDS", True)
@@ -143,16 +142,16 @@ zero_shot.key("WINDOW", 336, at_least(0), folder=(0, 672))
 zero_shot.key("STRIDE", 112, at_least(1), folder=(56, 672))
 
 # Detectron2's keys that nothing reads, each behind what happens in its place.
-not_read("MODEL.META_ARCHITECTURE decides", "MODEL.SEM_SEG_HEAD.NAME")
-not_read("MODEL.CAT_SEG.GUIDANCE decides which features guide", "MODEL.SEM_SEG_HEAD.IN_FEATURES")
-not_read("the vocabulary decides, that of the data set", "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
-not_read("DECODER_DIMS are the channels of the decoder", "MODEL.SEM_SEG_HEAD.CONVS_DIM")
-not_read(
+head.not_read("MODEL.META_ARCHITECTURE decides", "NAME")
+head.not_read("MODEL.CAT_SEG.GUIDANCE decides which features guide", "IN_FEATURES")
+head.not_read("the vocabulary decides, that of the data set", "NUM_CLASSES")
+head.not_read("DECODER_DIMS are the channels of the decoder", "CONVS_DIM")
+head.not_read(
     "CAT-Seg's decoder does not read this key of Detectron2's SemSegFPNHead",
-    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE",
-    "MODEL.SEM_SEG_HEAD.NORM",
+    "COMMON_STRIDE",
+    "NORM",
 )
-not_read("there is one loss, whose weight is 1", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT")
+head.not_read("there is one loss, whose weight is 1", "LOSS_WEIGHT")
 
 # Values of Detectron2's keys in CAT-Seg's published files that differ from the default and pass, though nothing reads
 # them.
@@ -172,7 +171,7 @@ PUBLISHED: dict[str, object] = {
 CLASS_LISTS = [
     "",
     *(f"datasets/{name}.json" for name in ("coco", "ade150", "ade847", "voc20", "pc59", "pc459")),
-    *("datasets/voc20b.json",),
+    "datasets/voc20b.json",
 ]
 CAT_SEG_UNREAD: dict[str, list[object]] = {
     "MODEL.SEM_SEG_HEAD.ATTENTION_TYPE": ["linear"],

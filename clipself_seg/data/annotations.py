@@ -27,7 +27,7 @@ import itertools
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,6 +99,11 @@ PIXELS = Kind(
 MASK = Kind(
     "a list of polygons or an RLE", lambda value: bool(value) and isinstance(value, list | dict)
 )
+# Three bytes of a PNG hold it.
+SEGMENT_ID = Kind(
+    f"a whole number from 1 to {2**24 - 1}",
+    lambda value: type(value) is int and 0 < value < 2**24,
+)
 NOUN = Kind("a word", lambda value: isinstance(value, str) and bool(value.strip()))
 # Entries of annotation files, by what is read of them.
 IMAGE: Schema = {"id": ID, "height?": PIXELS, "width?": PIXELS}
@@ -109,7 +114,7 @@ OBJECT_IN_BOX: Schema = {"image_id": ID, "category_id": WHOLE, "bbox": BOX, "are
 SEGMENTS: Schema = {
     "image_id": ID,
     "file_name": TEXT,
-    "segments_info": [{"id": WHOLE, "category_id": WHOLE, "bbox": REGION}],
+    "segments_info": [{"id": SEGMENT_ID, "category_id": WHOLE, "bbox": REGION, "area?": NUMBER}],
 }
 
 
@@ -148,15 +153,10 @@ def proposal_records(
     """
     content = read_coco_json(json_file) if content is None else content
     records = listed_records(content, json_file, image_root)
-    listed = {image["id"] for image in content["images"]}
-    boxes: dict[ImageId, list[list[float]]] = {}
-    entry: Schema = {"image_id": ID, "bbox": REGION}
-    for annotation in coco_list(content, "annotations", json_file, entry):
-        boxes.setdefault(annotated_image(annotation, listed, json_file), []).append(
-            annotation["bbox"]
-        )
+    by_image = annotations_by_image(content, json_file, {"image_id": ID, "bbox": REGION})
     for record in records:
-        xywh = np.array(boxes.get(record["image_id"], []), dtype=np.float64).reshape(-1, 4)
+        boxes = [annotation["bbox"] for annotation in by_image[record["image_id"]]]
+        xywh = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         record["proposal_areas"] = xywh[:, 2] * xywh[:, 3]
         xywh[:, 2:] += xywh[:, :2]
         record["proposals"] = xywh.astype(np.float32)
@@ -346,6 +346,26 @@ def annotated_image(annotation: JsonObject, listed: Collection[ImageId], path: S
             f'{path}: an annotation of image {shown(image_id)}, which is not in "images"'
         )
     return image_id
+
+
+def annotations_by_image(
+    content: JsonObject, path: Source, schema: Schema
+) -> defaultdict[ImageId, list[JsonObject]]:
+    """The annotations of each image of a file, in its order; none of an image that has none.
+
+    Args:
+        content: content of the file, see `read_coco_json`.
+        path: path of the file, for errors.
+        schema: schema of each annotation.
+
+    Raises:
+        InputError: as `coco_list`; an annotation of an image that is not listed.
+    """
+    listed = {image["id"] for image in content["images"]}
+    by_image = defaultdict[ImageId, list[JsonObject]](list)
+    for annotation in coco_list(content, "annotations", path, schema):
+        by_image[annotated_image(annotation, listed, path)].append(annotation)
+    return by_image
 
 
 def category_labels(
@@ -588,15 +608,14 @@ def read_region_text(json_file: Source, image_root: Source) -> RegionText:
     nouns = dict(sorted(category_names(content, json_file).items()))
     require_unique(nouns.values(), "noun", json_file)
     records = proposal_records(json_file, image_root, content)
-    ids: dict[ImageId, list[int]] = {}
-    for annotation in coco_list(content, "annotations", json_file, CLASSIFIED):
-        ids.setdefault(annotation["image_id"], []).append(annotation["category_id"])
+    by_image = annotations_by_image(content, json_file, CLASSIFIED)
     captions = {image["id"]: image.get("captions", []) for image in content["images"]}
     index_of = {category: index for index, category in enumerate(nouns)}
     labelled = [record for record in records if len(record["proposals"])]
     for record in labelled:
         image_id = record["image_id"]
-        record["labels"] = category_labels(np.array(ids[image_id]), index_of, json_file)
+        ids = np.array([annotation["category_id"] for annotation in by_image[image_id]])
+        record["labels"] = category_labels(ids, index_of, json_file)
         record["captions"] = captions[image_id]
     log_left_out(json_file, records, labelled, "no box", logging.INFO)
     return RegionText(labelled, tuple(nouns.values()))
@@ -635,18 +654,11 @@ def caption_records(json_file: Source, image_root: Source) -> list[Record]:
     """
     content = read_coco_json(json_file)
     records = listed_records(content, json_file, image_root)
-    listed = {image["id"] for image in content["images"]}
-    captions: dict[ImageId, list[str]] = {}
-    entry: Schema = {"image_id": ID, "caption": TEXT}
-    for annotation in coco_list(content, "annotations", json_file, entry):
-        image_id = annotated_image(annotation, listed, json_file)
-        if caption := annotation["caption"].strip():
-            captions.setdefault(image_id, []).append(caption)
-    described = [
-        record | {"captions": captions[record["image_id"]]}
-        for record in records
-        if record["image_id"] in captions
-    ]
+    by_image = annotations_by_image(content, json_file, {"image_id": ID, "caption": TEXT})
+    for record in records:
+        captions = [annotation["caption"].strip() for annotation in by_image[record["image_id"]]]
+        record["captions"] = list(filter(None, captions))
+    described = [record for record in records if record["captions"]]
     if not described:
         raise InputError(f"{json_file}: no image has a caption: give a file that has captions")
     log_left_out(json_file, records, described, "no caption")

@@ -26,13 +26,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.checkpoints.mask_models import MASK_MODELS, has_mask_model
-from clipself_seg.data.images import (
-    MAX_PIXELS,
-    decoding_errors,
-    open_image,
-    require_mode,
-    require_size,
-)
+from clipself_seg.data import images
 from clipself_seg.data.masks import INDEX_MODES, read_indices, read_panoptic_png, run_lengths
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_json
@@ -134,12 +128,12 @@ def _of_annotations(entries: Sequence[object], size: tuple[int, int], source: st
 
 def _require_one_image(entries: Sequence[object], source: str) -> None:
     """Refuses a list of a whole data set, as COCO's results and annotations are."""
-    images = [entry.get("image_id") for entry in entries if isinstance(entry, dict)]
-    images = [image for image in images if image is not None]
-    others = [image for image in images if image != images[0]]
+    stated = [entry.get("image_id") for entry in entries if isinstance(entry, dict)]
+    ids = [image for image in stated if image is not None]
+    others = [image for image in ids if image != ids[0]]
     if others:
         raise InputError(
-            f'{source}: masks of the "image_id" {shown(images[0])} and {shown(others[0])}: give those of one image '
+            f'{source}: masks of the "image_id" {shown(ids[0])} and {shown(others[0])}: give those of one image '
             "alone"
         )
 
@@ -166,13 +160,13 @@ def _score(entry: Mapping[str, object], place: str) -> float:
 
 def _of_map(path: Path, size: tuple[int, int]) -> GivenMasks:
     """The masks of a PNG, whose header is compared before anything is decoded."""
-    limit = max(MAX_PIXELS, size[0] * size[1])
-    with decoding_errors(f"file of masks {path}", "correct the path", "write it again"):
-        with open_image(path, limit) as file:
+    limit = max(images.MAX_PIXELS, size[0] * size[1])
+    with images.decoding_errors(f"file of masks {path}", "correct the path", "write it again"):
+        with images.open_image(path, limit) as file:
             mode, (width, height) = file.mode, file.size
     _require_size(str(path), (height, width), size)
     advice = "give one channel of whole numbers, or RGB as in COCO's panoptic PNGs"
-    require_mode(f"masks {path}", mode, (*INDEX_MODES, "RGB"), advice)
+    images.require_mode(f"masks {path}", mode, (*INDEX_MODES, "RGB"), advice)
     ids = read_panoptic_png(path, limit) if mode == "RGB" else read_indices(path, max_pixels=limit)
     values = np.unique(ids[ids != 0])
     _require_room(str(path), len(values), size)
@@ -182,7 +176,7 @@ def _of_map(path: Path, size: tuple[int, int]) -> GivenMasks:
 def _require_size(source: str, shape: Sequence[int], size: tuple[int, int]) -> None:
     whose = "the image, as it is meant to be seen (EXIF applied),"
     advice = "give masks of this image at its own size"
-    require_size(source, shape[::-1], whose, size[::-1], advice)
+    images.require_size(source, shape[::-1], whose, size[::-1], advice)
 
 
 def _require_room(source: str, count: int, size: tuple[int, int]) -> None:

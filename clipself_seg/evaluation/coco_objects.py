@@ -16,16 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 
-from clipself_seg.data.annotations import (
-    BOX,
-    ID,
-    MASK,
-    annotated_image,
-    category_indices,
-    category_labels,
-    coco_list,
-    read_coco_json,
-)
+from clipself_seg.data import annotations as coco
 from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, run_lengths
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -43,7 +34,7 @@ Source = str | os.PathLike[str]
 AREA = Kind("a finite number of pixels", lambda v: is_number(v) and abs(v) < LARGEST_IMAGE)
 # Of every annotation.
 OBJECT: dict[str, Schema] = {
-    "image_id": ID,
+    "image_id": coco.ID,
     "category_id": WHOLE,
     "area": AREA,
     "iscrowd?": one_of(0, 1),
@@ -109,21 +100,22 @@ def read_true_objects(
         InputError: a missing or broken file; one without images, categories or annotations; entries that lack
             something; images that are not in it; a category that is not in the vocabulary.
     """
-    content = read_coco_json(json_file)
-    stated: dict[str, Schema] = {"id": ID, "height": WHOLE, "width": WHOLE}
+    content = coco.read_coco_json(json_file)
+    stated: dict[str, Schema] = {"id": coco.ID, "height": WHOLE, "width": WHOLE}
     stated |= FEDERATED if federated else {}
-    images = {image["id"]: image for image in coco_list(content, "images", json_file, stated)}
+    images = {image["id"]: image for image in coco.coco_list(content, "images", json_file, stated)}
     order = _image_order(images, image_ids, json_file)
-    index_of = category_indices(content, vocabulary, json_file, by_order)
+    index_of = coco.category_indices(content, vocabulary, json_file, by_order)
     category_of = {index: category for category, index in index_of.items()}
     numbers = {image: number for number, image in enumerate(order)}
     objects: list[dict[int, list[Entry]]] = [{} for _ in vocabulary.classes]
-    schema = OBJECT | ({"bbox": BOX} if boxes else {}) | ({"segmentation": MASK} if masks else {})
-    entries = coco_list(content, "annotations", json_file, schema)
-    category_labels(np.array([entry["category_id"] for entry in entries]), index_of, json_file)
+    compared = {"bbox": coco.BOX} if boxes else {}
+    compared |= {"segmentation": coco.MASK} if masks else {}
+    entries = coco.coco_list(content, "annotations", json_file, OBJECT | compared)
+    coco.category_labels(np.array([entry["category_id"] for entry in entries]), index_of, json_file)
     last_id = 0
     for entry in entries:
-        number = numbers.get(annotated_image(entry, images, json_file))
+        number = numbers.get(coco.annotated_image(entry, images, json_file))
         # The LVIS package takes objects with an area only, and knows no crowds.
         if number is None or (federated and not entry["area"] > 0):
             continue
@@ -191,8 +183,9 @@ def _federated(images: Sequence[Entry], index_of: dict[int, int], json_file: Sou
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
         by_class: list[set[int]] = [set() for _ in index_of]
         for number, image in enumerate(images):
-            for index in category_labels(np.array(image[key], int), index_of, json_file).tolist():
-                by_class[index].add(number)
+            labels = coco.category_labels(np.array(image[key], int), index_of, json_file)
+            for label in labels.tolist():
+                by_class[label].add(number)
         lists.append([frozenset(numbers) for numbers in by_class])
     return Federated(*lists)
 

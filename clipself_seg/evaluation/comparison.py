@@ -10,36 +10,25 @@ from typing import Any, cast
 
 import yaml
 
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.errors import InputError, shown
+from clipself_seg.evaluation import report
 from clipself_seg.evaluation.coco_objects import KINDS
+from clipself_seg.evaluation.measuring_protocol import protocol_line
 from clipself_seg.evaluation.named import by_name
-from clipself_seg.evaluation.protocol import protocol_line
 from clipself_seg.evaluation.region_report import Results, plot_size_curve, region_table
-from clipself_seg.evaluation.report import (
-    DETECTION_COLUMNS,
-    FILES,
-    FUSION_TITLES,
-    PANOPTIC_COLUMNS,
-    SEMANTIC_COLUMNS,
-    ByDataset,
-    Numbers,
-    comparison_table,
-    with_numbers,
-    write_tables,
-)
 from clipself_seg.provenance import read_results
 
 # Side of the input in pixels -> results of region recognition.
 Curve = dict[int, Results]
 # Scores, boxes or masks that a line is of; empty where a model has one line -> its numbers.
-Lines = dict[str, Numbers]
+Lines = dict[str, report.Numbers]
 # Name of a data set -> name of a model -> its numbers.
 Comparison = dict[str, dict[str, Curve | Lines]]
 
 LARGEST = 1e9  # of numbers in percent and of counts; a JSON may have infinite ones
-TABLE_FILES = {"markdown": ("github", "tables.md"), **FILES}
-OF_PIXELS = PANOPTIC_COLUMNS | SEMANTIC_COLUMNS
+TABLE_FILES = {"markdown": ("github", "tables.md"), **report.FILES}
+OF_PIXELS = report.PANOPTIC_COLUMNS | report.SEMANTIC_COLUMNS
 
 
 def read_comparison(runs: Sequence[str]) -> Comparison:
@@ -166,16 +155,16 @@ def _lines(content: Any) -> Lines | None:
     if not isinstance(content, dict):
         return None
     kinds = {task: content[kind] for task, kind in KINDS.items() if kind in content}
-    fusions = {name: content[name] for name in content if name in FUSION_TITLES}
+    fusions = {name: content[name] for name in content if name in report.FUSION_TITLES}
     lines = kinds or fusions or {"": content}
     keys = set(_columns(lines).values())
     known = all(_are_numbers(numbers) and keys & set(numbers) for numbers in lines.values())
-    return {FUSION_TITLES.get(name, name): lines[name] for name in lines} if known else None
+    return {report.FUSION_TITLES.get(name, name): lines[name] for name in lines} if known else None
 
 
 def _columns(lines: Lines) -> dict[str, str]:
     """The columns of a task, which is not region recognition."""
-    return DETECTION_COLUMNS if lines.keys() <= KINDS.keys() else OF_PIXELS
+    return report.DETECTION_COLUMNS if lines.keys() <= KINDS.keys() else OF_PIXELS
 
 
 def _is_curve(results: Curve | Lines) -> bool:
@@ -208,15 +197,15 @@ def _table(models: Mapping[str, Any], style: str) -> str:
             for size in sorted(curve)
         }
         return region_table(rows, style=style)
-    lines: dict[tuple[str, ...], ByDataset] = {
+    lines: dict[tuple[str, ...], report.ByDataset] = {
         (model, name) if several else (model,): {"": numbers}
         for model, own in models.items()
         for name, numbers in own.items()
     }
     columns = _columns({name: {} for own in models.values() for name in own})
-    columns = with_numbers(columns, [line[""] for line in lines.values()])
+    columns = report.with_numbers(columns, [line[""] for line in lines.values()])
     first = ["model", ""] if several else ["model"]
-    return comparison_table(lines, columns, first, style)
+    return report.comparison_table(lines, columns, first, style)
 
 
 def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:
@@ -229,7 +218,7 @@ def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] 
     """
     folder.mkdir(parents=True, exist_ok=True)
     for style, name in TABLE_FILES.values():
-        write_tables(folder / name, comparison_tables(comparison, style), style, notes)
+        report.write_tables(folder / name, comparison_tables(comparison, style), style, notes)
     for dataset, models in comparison.items():
         curves = {name: own for name, own in models.items() if _is_curve(own)}
         if curves:

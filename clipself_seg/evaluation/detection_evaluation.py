@@ -1,4 +1,4 @@
-"""Open-vocabulary detection of a model on data sets, each with its own classes, and the paper's tables."""
+"""Open-vocabulary detection of a model on data sets, each with its own classes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,7 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.coco_ap import (
-    LIMITS,
-    ObjectEvaluator,
-    class_precision,
-    coco_numbers,
-    lvis_numbers,
-    object_quality,
-    split_numbers,
-)
+from clipself_seg.evaluation import coco_ap, report
 from clipself_seg.evaluation.coco_objects import (
     KINDS,
     ImageDetections,
@@ -39,22 +30,21 @@ from clipself_seg.evaluation.coco_objects import (
     read_true_objects,
     write_coco_results,
 )
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
-from clipself_seg.evaluation.report import (
-    paper_tables,
-    percents,
-    run_table,
-    seen_cells,
-    write_class_csv,
+from clipself_seg.evaluation.measuring_protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
 )
-from clipself_seg.models.protocol import DetectionModel, reading_of
+from clipself_seg.models.model_protocols import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
-class DetectionEvaluator(ObjectEvaluator):
+class DetectionEvaluator(coco_ap.ObjectEvaluator):
     """Compares boxes, and masks if those are asked for.
 
     The main process writes `detections_<data set>.json` in COCO's results format, and for each task
@@ -72,52 +62,44 @@ class DetectionEvaluator(ObjectEvaluator):
         super().__post_init__()
         self.masks = "masks" in self.tasks
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and compares.
-
-        Returns:
-            "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`,
-            or of `lvis_numbers` for a federated data set, and of `split_numbers`. The same in every process.
+    def _numbers(self, images: Mapping[ImageId, ImageDetections]) -> dict[str, dict[str, float]]:
+        """ "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`, or of
+        `lvis_numbers` for a federated data set, and of `split_numbers`.
 
         Raises:
-            InputError: images are missing, or masks have another size than the file states (in every
-                process, so that none waits).
+            InputError: masks have another size than the file states.
         """
-        return self._compare_in_one_process(self._compare)
-
-    def _compare(self, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, dict[str, float]]:
         if self.output_dir is not None:
             path = self.output_dir / f"detections_{self.dataset_name}.json"
-            write_coco_results(path, predicted.items(), self.ground_truth.category_ids)
+            write_coco_results(path, images.items(), self.ground_truth.category_ids)
             logger.info("detections in COCO's results format in %s", path)
-        results = {KINDS[task]: self._numbers(task, predicted) for task in self.tasks}
-        table = run_table("detection", {self.dataset_name: results})
-        logger.info('Detections of "%s" in percent:\n%s', self.dataset_name, table)
-        return results
+        return {KINDS[task]: self._of_task(task, images) for task in self.tasks}
 
-    def _numbers(self, task: str, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
+    def _of_task(self, task: str, images: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
         truth = self.ground_truth
         logger.info('comparing %s of %d images of "%s"', task, len(truth.sizes), self.dataset_name)
-        quality = object_quality(truth, predicted, KINDS[task], LIMITS[self.limits])
+        quality = coco_ap.object_quality(truth, images, KINDS[task], coco_ap.LIMITS[self.limits])
         results = {"images": float(len(truth.sizes))}
         if truth.federated is None:
-            results |= coco_numbers(quality)
+            results |= coco_ap.coco_numbers(quality)
         else:
             frequencies = [entry.frequency for entry in self.vocabulary.classes]
-            results |= lvis_numbers(quality, frequencies)
+            results |= coco_ap.lvis_numbers(quality, frequencies)
         if self.output_dir is not None:
             path = self.output_dir / f"{task}_classes_{self.dataset_name}.csv"
-            ap, ap50 = class_precision(quality)
+            ap, ap50 = coco_ap.class_precision(quality)
             columns = {
                 "frequency": [entry.frequency or "" for entry in self.vocabulary.classes],
-                "seen": seen_cells(self.seen, len(self.vocabulary)),
-                "ap": percents(ap),
-                "ap50": percents(ap50),
+                "seen": report.seen_cells(self.seen, len(self.vocabulary)),
+                "ap": report.percents(ap),
+                "ap50": report.percents(ap50),
                 "objects": quality.objects.tolist(),
                 "detections": quality.detections.tolist(),
             }
-            write_class_csv(path, [entry.names[0] for entry in self.vocabulary.classes], columns)
-        return results | split_numbers(quality, self.seen)
+            report.write_class_csv(
+                path, [entry.names[0] for entry in self.vocabulary.classes], columns
+            )
+        return results | coco_ap.split_numbers(quality, self.seen)
 
 
 # What the numbers of a data set count, for the files of a run.
@@ -213,10 +195,8 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         return numbers
 
     def tables(self, results: Results) -> dict[str, str]:
-        """All precisions of each data set, and the paper's tables that they belong to."""
-        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("detection", results)}
-        return all_means | paper_tables(results, model, trained)
+        """All precisions of each data set."""
+        return {"All data sets in percent": report.run_table("detection", results)}
 
     def _read(self, name: str) -> DetectionData:
         files = find_dataset(name, DetectionSet)

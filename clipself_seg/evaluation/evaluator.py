@@ -1,15 +1,16 @@
-"""Parts of several evaluators: the base of those that keep something of every image until all processes are done, a
-check of predicted classes, and counting of pairs of labels.
+"""Parts of several evaluators: the base of those that keep something of every image until all processes are done, and
+counting of pairs of labels.
 
 Detectron2's `DatasetEvaluator` is their base as well; evaluators that only add up counts need no more than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import abc
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -23,7 +24,6 @@ Outputs = Iterable[Output]
 Samples = Iterable[Mapping[str, Any]]  # of a batch, as a mapper of evaluation makes them
 ImageId = int | str
 Kept = TypeVar("Kept")
-Compared = TypeVar("Compared")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,7 +32,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
 
     An image that several processes evaluated (a sampler's padding) counts once, and images are
     compared in a fixed order, so the result does not depend on the number of processes.
-    Subclasses implement `process`, which fills ``_images``, and `evaluate`.
+    Subclasses implement `process`, which fills ``_images``, and `_numbers`.
 
     Attributes:
         dataset_name: name of the data set for messages and files.
@@ -56,39 +56,30 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         """Forgets all images."""
         self._images: dict[ImageId, Kept] = {}
 
-    def _merged(self) -> list[Kept]:
-        """The kept values of all processes, in a fixed order and in every process.
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """The numbers of the images of all processes, the same in every process.
 
-        Raises:
-            InputError: images are missing.
-        """
-        return list(self._in_order(comm.all_gather(self._images)).values())
-
-    def _compare_in_one_process(
-        self, compare: Callable[[dict[ImageId, Kept]], Compared]
-    ) -> Compared:
-        """The result of comparing the images of all processes, the same in every process.
-
-        It is made in the main process for all, since it takes minutes for a large data set; an error goes to
+        They are made in the main process for all, since it takes minutes for a large data set; an error goes to
         every process, so that none waits.
 
-        Args:
-            compare: is given the kept values of all processes by image id, each image once and in order.
-
         Raises:
-            InputError: images are missing, or as `compare`; in every process.
+            InputError: images are missing, or as `_numbers`; in every process.
         """
         parts = comm.gather(self._images)
-        outcome: Compared | InputError | None = None
+        outcome: dict[str, dict[str, float]] | InputError = {}
         if comm.is_main_process():
             try:
-                outcome = compare(self._in_order(parts))
+                outcome = self._numbers(self._in_order(parts))
             except InputError as error:
                 outcome = error
         outcome = comm.all_gather(outcome)[0]
         if isinstance(outcome, InputError):
             raise outcome
-        return cast(Compared, outcome)
+        return outcome
+
+    @abc.abstractmethod
+    def _numbers(self, images: dict[ImageId, Kept]) -> dict[str, dict[str, float]]:
+        """Compares all images, each once and in the order of the data set, and writes tables and files."""
 
     def _in_order(self, parts: Iterable[Mapping[ImageId, Kept]]) -> dict[ImageId, Kept]:
         """Images of all processes in the order of the data set, each of which has to be there."""
@@ -106,28 +97,6 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
 def nothing_to_measure(dataset: str, images: int, lacks: str, reason: str) -> InputError:
     """The error about a data set whose ground truth has nothing to compare with."""
     return InputError(f'"{dataset}" has no {lacks} in {images} images: {reason}')
-
-
-def check_predicted_classes(
-    classes: np.ndarray, num_classes: int, file_name: str, dataset_name: str
-) -> None:
-    """Refuses predictions of a class that the data set does not have.
-
-    Args:
-        classes: (n,) predicted class indices.
-        num_classes: number of classes of the data set.
-        file_name: image, for the message.
-        dataset_name: name of the data set, for the message.
-
-    Raises:
-        ValueError: a class is not in [0, num_classes); it names the first.
-    """
-    wrong = classes[(classes < 0) | (classes >= num_classes)]
-    if len(wrong):
-        raise ValueError(
-            f"class {wrong[0]} is predicted in {file_name}, but "
-            f'"{dataset_name}" has {num_classes}: the model has another vocabulary'
-        )
 
 
 def equal_runs(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

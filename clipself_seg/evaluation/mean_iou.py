@@ -9,7 +9,6 @@ no other pixels are counted.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +24,10 @@ from clipself_seg.evaluation.evaluator import (
     Output,
     Outputs,
     Samples,
-    check_predicted_classes,
     equal_runs,
     nothing_to_measure,
 )
-from clipself_seg.evaluation.report import (
-    class_keys,
-    percents,
-    run_table,
-    seen_cells,
-    write_class_csv,
-)
-
-logger = logging.getLogger(__name__)
+from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,18 +82,13 @@ class MeanIoUEvaluator(DatasetEvaluator):
 
         Raises:
             InputError: the label map is missing, broken or not of this vocabulary.
-            ValueError: a prediction of another size, or of a class that the data set does not have.
             FloatingPointError: the best score of a pixel is not finite.
         """
         num_classes = len(self.class_names)
         for sample, output in zip(inputs, outputs, strict=True):
             height, width = int(sample["height"]), int(sample["width"])
             predicted = self._labels(sample["file_name"], output)
-            if predicted.shape != (height, width):
-                raise ValueError(
-                    f"{sample['file_name']} is {width}x{height} pixels (width x height), "
-                    f"its prediction has shape {predicted.shape}"
-                )
+            assert predicted.shape == (height, width), sample["file_name"]
             truth = read_labels_of(sample, num_classes=num_classes, ignore_label=self.ignore_label)
             self._matrix += confusion_matrix(predicted, truth, num_classes, self.ignore_label)
             self._images += 1
@@ -123,11 +108,10 @@ class MeanIoUEvaluator(DatasetEvaluator):
         if self.background is not None:
             predicted = np.minimum(predicted, self.background)
         if self.threshold:
-            if best is None:
-                raise ValueError("a threshold of the background needs the scores of the labels")
+            assert best is not None, "the threshold needs the scores of the labels"
             predicted[(best < self.threshold).cpu().numpy()] = self.background
-        extremes = np.array([predicted.min(initial=0), predicted.max(initial=0)])
-        check_predicted_classes(extremes, len(self.class_names), file_name, self.dataset_name)
+        largest = predicted.max(initial=0)
+        assert predicted.min(initial=0) >= 0 and largest < len(self.class_names), file_name
         return predicted
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -149,14 +133,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= mean_iou_results(numbers, self.class_names, self.seen)
-        if comm.is_main_process():
-            self._report(results, numbers)
-        return {"sem_seg": results}
-
-    def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
-        table = run_table("semantic", {self.dataset_name: results})
-        logger.info('Semantic segmentation in percent, rule "%s":\n%s', self.rule, table)
-        if self.output_dir is not None:
+        if comm.is_main_process() and self.output_dir is not None:
             path = self.output_dir / f"sem_seg_classes_{self.dataset_name}.csv"
             columns = {
                 "iou": percents(numbers.iou),
@@ -166,6 +143,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 "seen": seen_cells(self.seen, len(self.class_names)),
             }
             write_class_csv(path, self.class_names, columns)
+        return {"sem_seg": results}
 
 
 # Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July

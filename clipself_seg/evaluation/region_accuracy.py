@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -41,18 +41,18 @@ from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples, nothing_to_measure
-from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
-from clipself_seg.evaluation.region_report import (
-    about,
-    mixture_table,
-    plot_size_curve,
-    region_table,
-    size_table,
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
+from clipself_seg.evaluation.evaluator import (
+    ImageEvaluator,
+    ImageId,
+    Outputs,
+    Samples,
+    nothing_to_measure,
 )
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol, words_text
+from clipself_seg.evaluation.region_report import about, plot_size_curve, region_table
 from clipself_seg.files import write_json
-from clipself_seg.models.protocol import MixedRegionModel, RegionModel, reading_of
+from clipself_seg.models.model_protocols import MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -196,39 +196,24 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
             for alpha, mixture in zip(self.alphas, mixtures, strict=True):
                 numbers[size] |= {f"{mixture_prefix(alpha)}{k}": v for k, v in mixture.items()}
         if count > 1 and comm.is_main_process():
-            logger.info("Accuracy over the input size on %s:\n%s", name, size_table(numbers))
             plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
         return numbers
 
     def tables(self, results: Results) -> dict[str, str]:
-        """A row for each data set; of several sizes a table for each data set, with a row for each size; and those of
-        mixtures."""
-        own = dict[str, str]()
+        """A row for each data set, size of the input and mixture."""
         rows = dict[str, dict[str, Results]]()
-        for name, numbers in results.items():
-            title = about(numbers)
-            if len(numbers) > 1:
-                own[f"{title}, over the input size on {name}"] = size_table(numbers)
-            else:
-                rows.setdefault(title, {})[name] = next(iter(numbers.values()))
-        own |= {title: region_table(part, "data set") for title, part in rows.items()}
-        return own | self._mixture_tables(results)
-
-    def _mixture_tables(self, results: Results) -> dict[str, str]:
-        return {
-            f"Mixtures with the original, {name}, {size} px": mixture_table(
-                numbers, [mixture_prefix(alpha) for alpha in self.alphas]
-            )
-            for name, by_size in results.items()
-            for size, numbers in by_size.items()
-            if self.alphas
-        }
-
-    def _report(self, results: Results) -> None:
-        """Tables of mixtures, and the protocols: all others were logged when their data set was finished."""
-        for title, table in self._mixture_tables(results).items():
-            logger.info("%s:\n%s", title, table)
-        logger.info("%s", "\n".join(self.notes(results)))
+        for name, by_size in results.items():
+            own = rows.setdefault(about(by_size), {})
+            for size, numbers in by_size.items():
+                row = name if len(by_size) == 1 else f"{name}, {size} px"
+                own[row] = numbers
+                for alpha in self.alphas:
+                    prefix = mixture_prefix(alpha)
+                    mixture = {k: v for k, v in numbers.items() if k.startswith(prefix)}
+                    own[f"{row}, alpha {alpha:g}"] = {
+                        key.removeprefix(prefix): value for key, value in mixture.items()
+                    }
+        return {title: region_table(part, "data set") for title, part in rows.items()}
 
     def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
         if is_of_whole_images(name):
@@ -324,20 +309,21 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
                 grouping = neighbour_purity(dense_Ehw.flatten(1).T, classes_hw.flatten())
             self._images[sample["image_id"]] = regions, grouping
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and averages.
+    def _numbers(
+        self, images: Mapping[ImageId, tuple[Regions, Grouping | None]]
+    ) -> dict[str, dict[str, float]]:
+        """Averages over all regions.
 
         Returns:
             {"regions": {"boxes.thing.top1": percent, ..., "thing.regions": count, "thing.classes":
-            count, ..., "images": count}}, the same in every process. A group without regions has
+            count, ..., "images": count}}. A group without regions has
             no accuracies. With grouping, "grouping.purity" and "grouping.chance", in percent, too; of whole images,
             which count as things, "images.top1" and "images.top5", the percentage of images.
 
         Raises:
-            InputError: the data set has no region at all (in every process, so that none waits).
+            InputError: the data set has no region at all.
         """
-        images = self._merged()
-        regions = _concatenate([regions for regions, _ in images])
+        regions = _concatenate([regions for regions, _ in images.values()])
         if not len(regions.labels):
             reason = "its panoptic ground truth is blank or all segments are too small"
             lacks = "region to recognise"
@@ -347,20 +333,8 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
             results |= {
                 f"{WHOLE}.top{k}": 100 * float((regions.ranks[WHOLE] < k).mean()) for k in TOP
             }
-        results |= grouping_results(grouping for _, grouping in images if grouping is not None)
-        if comm.is_main_process():
-            self._report(results, regions)
-        return {"regions": results}
-
-    def _report(self, results: dict[str, float], regions: Regions) -> None:
-        rows = {self.dataset_name: results}
-        logger.info("%s:\n%s", about(rows), region_table(rows, "data set"))
-        if "grouping.purity" in results:
-            logger.info(
-                "Grouping: %.1f %% of the nearest tokens of a token are of its class; at random %.1f %%",
-                results["grouping.purity"],
-                results["grouping.chance"],
-            )
+        groupings = (grouping for _, grouping in images.values())
+        results |= grouping_results(one for one in groupings if one is not None)
         if self.output_dir is not None:
             content = {
                 "dataset": self.dataset_name,
@@ -368,6 +342,7 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
                 "classes": class_table(regions, self.vocabulary.first_names),
             }
             write_json(self.output_dir / f"region_accuracy_{self.dataset_name}.json", content)
+        return {"regions": results}
 
 
 def _concatenate(images: Sequence[Regions]) -> Regions:

@@ -7,7 +7,7 @@ Results are what `RegionAccuracyEvaluator` returns under "regions": {"boxes.thin
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from clipself_seg.config import WHOLE
@@ -47,6 +47,8 @@ def region_table(rows: Mapping[str, Results], first: str = "model", style: str =
         for title, key in _columns(rows.values()).items()
         for k in (1, 5)
     }
+    if any("grouping.purity" in results for results in rows.values()):
+        columns |= {"Grouping": "grouping.purity", "at random": "grouping.chance"}
     if style in ("simple", "terminal"):
         columns = {title.replace(" ", "\n"): key for title, key in columns.items()}
     lines: dict[tuple[str, ...], ByDataset] = {
@@ -75,30 +77,6 @@ def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str,
         for column, key in columns.items()
         if any(f"{key}.top1" in results for results in rows)
     }
-
-
-def size_table(results_by_size: Mapping[int, Results]) -> str:
-    """`region_table` with one row for each input size (Fig. 3 and A1 as numbers).
-
-    Args:
-        results_by_size: side S of the student's input in pixels -> results.
-    """
-    rows = {str(size): results_by_size[size] for size in sorted(results_by_size)}
-    return region_table(rows, first="input size")
-
-
-def mixture_table(results: Results, prefixes: Sequence[str]) -> str:
-    """`region_table` of other fractions of the student, below the configured one.
-
-    Args:
-        results: numbers of a data set, with those of mixtures.
-        prefixes: beginnings of the names of each mixture's numbers.
-    """
-    rows: dict[str, Results] = {"as configured": results}
-    for prefix in prefixes:
-        own = {k.removeprefix(prefix): v for k, v in results.items() if k.startswith(prefix)}
-        rows[prefix.rstrip("-").replace("_", " ")] = own
-    return region_table(rows, first="mixture")
 
 
 def plot_size_curve(

@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -64,53 +64,6 @@ FUSION_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "f
 # What a line of a data set is called where it has several: fusions, and boxes and masks.
 PARTS = FUSION_TITLES | {kind: task for task, kind in KINDS.items()}
 
-TABLE_3B = {"mAP_r": "APr", "mAP_c": "APc", "mAP_f": "APf", "mAP": "AP"}
-
-
-class PaperTable(NamedTuple):
-    """A table of the paper.
-
-    Attributes:
-        columns: heading -> key of the number. Seen classes are the base ones, unseen the novel ones.
-        datasets: names of its data sets.
-        trained: vocabularies that its models were trained on; "" for what a configuration does not name.
-        part: "bbox" or "segm", whose numbers it has; "" for all.
-    """
-
-    columns: Mapping[str, str]
-    datasets: tuple[str, ...]
-    trained: tuple[str, ...]
-    part: str = ""
-
-
-PAPER = {
-    "Table 3a": PaperTable(
-        {"novel": "AP50-unseen", "base": "AP50-seen", "all": "AP50"},
-        ("ov_coco_val",),
-        ("ov_coco_65",),
-        "bbox",
-    ),
-    "Table 3b": PaperTable(TABLE_3B, ("ov_lvis_val",), ("lvis_v1_1203",), "segm"),
-    "Table 3b, of boxes": PaperTable(TABLE_3B, ("ov_lvis_val",), ("lvis_v1_1203",), "bbox"),
-    # The detectors of Table 4 were trained on OV-LVIS, which their configurations do not name.
-    "Table 4": PaperTable(
-        {key: key for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")},
-        ("transfer_coco_val", "transfer_objects365_val"),
-        ("lvis_v1_1203", ""),
-        "bbox",
-    ),
-    "Table 5": PaperTable(
-        {"mIoU": "mIoU", "mAcc": "mACC"},
-        ("ade20k_150_test_sem_seg", "ade20k_full_sem_seg_freq_val_all", "context_59_test_sem_seg"),
-        ("coco_stuff_171",),
-    ),
-    "Table 6": PaperTable(
-        {"PQ": "PQ", "mAP": "AP", "mIoU": "mIoU"},
-        ("coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"),
-        ("openseg_coco_panoptic_133",),
-    ),
-}
-
 # Columns of the tables of one run, of which those are left out that no line has a number of.
 SEMANTIC_COLUMNS = {
     "mIoU": "mIoU",
@@ -137,15 +90,7 @@ PANOPTIC_COLUMNS = {
     "unseen mIoU": "mIoU-unseen",
 }
 DETECTION_COLUMNS = {
-    "AP": "AP",
-    "AP50": "AP50",
-    "AP75": "AP75",
-    "APs": "APs",
-    "APm": "APm",
-    "APl": "APl",
-    "APr": "APr",
-    "APc": "APc",
-    "APf": "APf",
+    **{name: name for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")},
     "base AP50": "AP50-seen",
     "novel AP50": "AP50-unseen",
 }
@@ -301,15 +246,6 @@ def lines_table(
     return format_table([*first, *columns], body, left=len(first))
 
 
-def lines_of(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Numbers]]:
-    """Data set, part and numbers of each line of results: a fusion, "bbox" or "segm", or "" for a single line."""
-    lines: list[tuple[str, str, Numbers]] = []
-    for name, numbers in results.items():
-        parts = {part: own for part, own in numbers.items() if isinstance(own, Mapping)}
-        lines += [(name, part, own) for part, own in (parts or {"": numbers}).items()]
-    return lines
-
-
 def run_table(task: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each data set, and each fusion or kind of it: all means in percent, and numbers of images.
 
@@ -317,7 +253,12 @@ def run_table(task: str, results: Mapping[str, Mapping[str, Any]]) -> str:
         task: "semantic", "panoptic" or "detection".
         results: data set -> results.
     """
-    titles, every = titles_of(results), lines_of(results)
+    # Data set, part and numbers: a fusion, "bbox" or "segm", or "" for a single line.
+    every: list[tuple[str, str, Numbers]] = []
+    for name, numbers in results.items():
+        parts = {part: own for part, own in numbers.items() if isinstance(own, Mapping)}
+        every += [(name, part, own) for part, own in (parts or {"": numbers}).items()]
+    titles = titles_of(results)
     first = ["data set", ""] if any(part for _, part, _ in every) else ["data set"]
     lines = [
         ((titles[name], PARTS.get(part, part))[: len(first)], numbers)
@@ -325,31 +266,6 @@ def run_table(task: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     columns = with_numbers(RUN_COLUMNS[task], [numbers for _, numbers in lines])
     return lines_table(lines, columns, first)
-
-
-def paper_tables(
-    results: Mapping[str, Mapping[str, Any]], model: str, trained: str
-) -> dict[str, str]:
-    """The paper's tables that a run has numbers of: title -> table.
-
-    Args:
-        results: data set -> results.
-        model: name of the row.
-        trained: vocabulary that the model was trained on, as the models of the table; "" if nothing says it.
-    """
-    tables = {}
-    for title, paper in PAPER.items():
-        if trained not in paper.trained:
-            continue
-        rows: dict[tuple[str, ...], dict[str, Numbers]] = {}
-        for name, part, numbers in lines_of(results):
-            if name in paper.datasets and paper.part in ("", part):
-                row = (model,) if part == paper.part else (model, PARTS.get(part, part))
-                rows.setdefault(row, {})[name] = numbers
-        if rows:
-            first = ["model", "scores"][: len(next(iter(rows)))]
-            tables[f"The paper's {title}"] = comparison_table(rows, paper.columns, first)
-    return tables
 
 
 def quality_table(results: Numbers) -> str:

@@ -1,4 +1,4 @@
-"""Semantic segmentation of a model on data sets, each with its own classes, and the paper's table."""
+"""Semantic segmentation of a model on data sets, each with its own classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.examples import DrawnExamples, of_each
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
-from clipself_seg.evaluation.report import paper_tables, run_table
-from clipself_seg.models.protocol import SemanticModel, reading_of
+from clipself_seg.evaluation.measuring_protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
+from clipself_seg.evaluation.report import run_table
+from clipself_seg.models.model_protocols import SemanticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +63,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     def __post_init__(self) -> None:
         super().__post_init__()
         files = self.label_files or [""] * len(self.datasets)
-        wanted = 'a file, or "" for its own names,'
-        self._label_file = of_each("TEST.LABEL_FILES", files, self.datasets, wanted)
+        self._label_file = dict(zip(self.datasets, files, strict=True))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -145,12 +149,9 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         return cast(MeanIoUEvaluator, evaluator).confusion
 
     def tables(self, results: Results) -> dict[str, str]:
-        """All means of each data set, and the paper's Table 5 of those that were measured as there."""
-        as_there = self.rule == "present" and set(self.pooling) == {1}
-        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        paper = paper_tables(results if as_there else {}, model, trained)
+        """All means of each data set."""
         title = f'All data sets in percent, rule "{self.rule}"'
-        return {title: run_table("semantic", results)} | paper
+        return {title: run_table("semantic", results)}
 
     def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)

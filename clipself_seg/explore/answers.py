@@ -22,14 +22,9 @@ from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, check_keys
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
+from clipself_seg.prediction import task_predictors
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
-from clipself_seg.prediction.task_predictors import (
-    DetectionPredictor,
-    PanopticPredictor,
-    SemanticPredictor,
-    panoptic_words,
-)
 from clipself_seg.schema import LIST, TEXT, Kind, Schema, check, is_number
 
 LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
@@ -227,7 +222,7 @@ class Answers:
         return {"model": view.model(), "image": view.image(asked.image)}
 
     def _semantic(self, asked: Asked) -> Answer:
-        predictor: SemanticPredictor = self.predictors["semantic"]
+        predictor: task_predictors.SemanticPredictor = self.predictors["semantic"]
         predictor.set_vocabulary(asked.words)
         result = predictor(asked.image)
         scores = dict(zip(result.names, result.class_scores))
@@ -250,7 +245,7 @@ class Answers:
         return _answer(predictor, result, ("segment", "area", "score", "kind"), rows)
 
     def _boxes(self, asked: Asked) -> Answer:
-        predictor: DetectionPredictor = self.predictors["boxes"]
+        predictor: task_predictors.DetectionPredictor = self.predictors["boxes"]
         words = dataclasses.replace(asked.words, classes=tuple(asked.words.worded), examples=())
         predictor.set_vocabulary(words)
         result = predictor(asked.image)
@@ -269,13 +264,13 @@ class Answers:
             answer["warning"] = ". ".join(map(str, said))
         return answer
 
-    def _with_stuff(self, asked: Asked) -> PanopticPredictor:
-        predictor: PanopticPredictor = self.predictors["panoptic"]
+    def _with_stuff(self, asked: Asked) -> task_predictors.PanopticPredictor:
+        predictor: task_predictors.PanopticPredictor = self.predictors["panoptic"]
         if asked.stuff is None and asked.words.classes[0].isthing is not None:
             predictor.set_vocabulary(asked.words)
         else:
             stuff = "" if asked.stuff is None else asked.stuff
-            predictor.set_vocabulary(panoptic_words(asked.words, stuff))
+            predictor.set_vocabulary(task_predictors.panoptic_words(asked.words, stuff))
         return predictor
 
 

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import QUEUES, constant, full_precision
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import QUEUES, constant
 from clipself_seg.data.vocabulary import Names
 
 

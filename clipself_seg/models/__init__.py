@@ -1,4 +1,7 @@
-"""Detectron2 meta-architectures that join towers and heads, a folder a method; start with protocol.py and build.py."""
+"""Detectron2 meta-architectures that join towers and heads, a folder a method.
+
+Start with model_protocols.py and build.py.
+"""
 
 from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
 from clipself_seg.models.cat_seg.cat_seg import CATSeg

@@ -19,11 +19,11 @@ from clipself_seg.checkpoints.training_state import is_training_state, load_trai
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.clip.backbone import configured_options
 from clipself_seg.clip.low_rank import merge_low_rank, train_low_rank
-from clipself_seg.config.weights import require_weights
+from clipself_seg.config.weight_checks import require_weights
 from clipself_seg.data.datasets.own import KINDS, OwnData, register_data
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
-from clipself_seg.models.protocol import Model
+from clipself_seg.models.model_protocols import Model
 
 
 def architecture(cfg: CfgNode) -> type[Model]:
@@ -46,7 +46,7 @@ def registered_model(name: str) -> type[Model]:
     if not issubclass(classes[name], Model):
         raise InputError(
             f"MODEL.META_ARCHITECTURE {name} is registered, but has not all members of "
-            "clipself_seg.models.protocol.Model, by which this project trains and evaluates"
+            "clipself_seg.models.model_protocols.Model, by which this project trains and evaluates"
         )
     return classes[name]
 

@@ -34,17 +34,17 @@ from clipself_seg.config.relations import require_valid
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import Average
+from clipself_seg.heads.distillation_losses import Average
 from clipself_seg.models.distillation import (
     IMAGE,
-    Objective,
     Step,
-    WeightedTerms,
-    build_objective,
+    Target,
+    WeightedObjectives,
+    build_target,
     count_over_processes,
 )
+from clipself_seg.models.model_protocols import Classes, Group, Memory, Outputs
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
-from clipself_seg.models.protocol import Classes, Group, Memory, Outputs
 from clipself_seg.models.region_reader import RegionReader
 
 
@@ -69,7 +69,7 @@ class DistillationTraining:
 class CLIPSelf(RegionReader):
     """Student and teacher start as the same CLIP; the teacher never changes (CLIPSelf, section 3).
 
-    In training, `forward` returns the losses of a batch, which its objective makes. In evaluation it is a
+    In training, `forward` returns the losses of a batch, which its target makes. In evaluation it is a
     `RegionReader` of ``alpha * student + (1 - alpha) * original``, mixed once by `eval`. Both towers stay in
     evaluation mode all the time: there is no dropout, and batch norms are frozen.
 
@@ -77,7 +77,7 @@ class CLIPSelf(RegionReader):
         clip: the mixture in evaluation, the teacher in training.
         teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
         student: the image tower that learns.
-        objective: the student's objective, see `models.distillation`.
+        target: the student's target, see `models.distillation`.
     """
 
     epochs = 6
@@ -89,7 +89,7 @@ class CLIPSelf(RegionReader):
         *,
         clip: VisionLanguageBackbone,
         student: VisionLanguageBackbone | None = None,
-        objective: Objective | None = None,
+        target: Target | None = None,
         training: DistillationTraining | None = None,
         alpha: float = 1.0,
         read: Sequence[str] = ("boxes", "masks", "crops"),
@@ -100,7 +100,7 @@ class CLIPSelf(RegionReader):
         Args:
             clip: CLIP that becomes the teacher, both towers.
             student: CLIP that the student starts from; None starts from a copy of the teacher.
-            objective: objective of the student's training; None is CLIPSelf's own, of crops.
+            target: target of the student's training; None is CLIPSelf's own, of crops.
             training: settings of training, those by default if None.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
@@ -114,13 +114,11 @@ class CLIPSelf(RegionReader):
         learner = clip.copy() if student is None else student
         self._learner = (learner,)  # a tuple: of its parts the image tower alone is registered
         self.student: ImageTower = learner.visual
-        self.objective: Objective = (
-            WeightedTerms({"CROPS": 1.0}) if objective is None else objective
-        )
-        features = [name for name in self.objective.reads if name != IMAGE] or [DENSE]
-        attention = IMAGE in self.objective.reads
+        self.target: Target = WeightedObjectives({"CROPS": 1.0}) if target is None else target
+        features = [name for name in self.target.reads if name != IMAGE] or [DENSE]
+        attention = IMAGE in self.target.reads
         self._check_reads(features)
-        if self.student.dense_feature.gated and DENSE not in self.objective.reads:
+        if self.student.dense_feature.gated and DENSE not in self.target.reads:
             raise InputError(
                 f"MODEL.CLIP.DENSE is {self.student.dense_feature}, and what the student is trained for reads no dense "
                 "features: the gate would not learn; take another DENSE"
@@ -143,7 +141,7 @@ class CLIPSelf(RegionReader):
         return {
             "clip": clip,
             "student": student,
-            "objective": build_objective(cfg),
+            "target": build_target(cfg),
             "training": DistillationTraining(
                 trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
                 loss_average=cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
@@ -157,7 +155,7 @@ class CLIPSelf(RegionReader):
         }
 
     def _check_reads(self, features: Sequence[str]) -> None:
-        """Refuses an objective of features that this kind of tower has not."""
+        """Refuses a target of features that this kind of tower has not."""
         missing = [name for name in features if name not in self.student.feature_shapes()]
         if missing:
             raise InputError(
@@ -172,8 +170,8 @@ class CLIPSelf(RegionReader):
         frozen: list[tuple[str, Tensor, Tensor]] = [
             (name, own, original) for (name, own), original in pairs if not own.requires_grad
         ]
-        originals = _unread_rows(self.teacher.visual, self.objective.reads)
-        unread = _unread_rows(self.student, self.objective.reads)
+        originals = _unread_rows(self.teacher.visual, self.target.reads)
+        unread = _unread_rows(self.student, self.target.reads)
         frozen += [(name, own, originals[name]) for name, own in unread.items()]
         for name, own, original in frozen:
             if not torch.equal(own, original):
@@ -220,10 +218,10 @@ class CLIPSelf(RegionReader):
         return super().forward(samples, classes=classes, read=read, dense=dense)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Losses of the objective for some images, with their weight.
+        """Losses of the target for some images, with their weight.
 
         Args:
-            samples: for each image "image" uint8 (3, S, S), and what the objective reads besides.
+            samples: for each image "image" uint8 (3, S, S), and what the target reads besides.
         """
         settings, synchronised = self.training_settings, self.training_settings.sync_gradients
         average = settings.loss_average
@@ -238,9 +236,9 @@ class CLIPSelf(RegionReader):
             region_count=(
                 count_over_processes(samples, average, self.device) if synchronised else None
             ),
-            reads=self.objective.reads,
+            reads=self.target.reads,
         )
-        return self.objective.losses(step)
+        return self.target.losses(step)
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
@@ -249,8 +247,8 @@ class CLIPSelf(RegionReader):
         OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
         last block get no gradient on the dense path and have to stay the original's.
         """
-        originals = _unread_rows(self.teacher.visual, self.objective.reads)
-        for name, trained in _unread_rows(self.student, self.objective.reads).items():
+        originals = _unread_rows(self.teacher.visual, self.target.reads)
+        for name, trained in _unread_rows(self.student, self.target.reads).items():
             trained.copy_(originals[name])
 
     @torch.no_grad()
@@ -272,8 +270,8 @@ class CLIPSelf(RegionReader):
         return self.ensembled_clip().weights_hash()
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Gives the objective the classes that it needs, see `Objective.setup_training`."""
-        self.objective.setup_training(self.teacher, vocabulary)
+        """Gives the target the classes that it needs, see `Target.setup_training`."""
+        self.target.setup_training(self.teacher, vocabulary)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: matrices with weight decay, vectors without."""
@@ -289,7 +287,7 @@ class CLIPSelf(RegionReader):
 
 
 def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> dict[str, Tensor]:
-    """Query and key rows of the last block's packed matrix and bias that the objective does not read, by name.
+    """Query and key rows of the last block's packed matrix and bias that the target does not read, by name.
 
     Empty where the tower packs none, or where image embeddings are read, for which the last block attends.
     """

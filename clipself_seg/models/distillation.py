@@ -1,17 +1,17 @@
-"""Objectives of CLIPSelf's training: the losses of a training step, and the keys that choose them.
+"""Targets of CLIPSelf's training: the losses of a training step, and the keys that choose them.
 
 This file has, in this order:
 
 * `Step`: one training step, with the features of student and teacher that several losses read, each computed once.
-* The objectives, which compute losses from a `Step`: `WeightedTerms` (a sum of terms, of crops in CLIPSelf, some of
-  which compare correlations with those of a frozen teacher), `RegionText` (nouns) and `CaptionContrast`
+* The targets, which compute losses from a `Step`: `WeightedObjectives` (a sum of objectives, of crops in CLIPSelf, some
+  of which compare correlations with those of a frozen teacher), `RegionText` (nouns) and `CaptionContrast`
   (captions).
-* The functions that build an objective from a configuration.
+* The functions that build a target from a configuration.
 
-To add an objective, write a class with the members of `Objective`, and add a line to `OBJECTIVES` and a value to
-``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add a term of the
-target "crops", write a function and decorate it with `enter_term`, add a key to ``config/keys.py`` and a relation to
-``config/relations.py``. A module outside of the package calls `extend.register_objective`.
+To add a target, write a class with the members of `Target`, and add a line to `TARGETS` and a value to
+``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add an objective of
+the target "crops", write a function and decorate it with `enter_objective`, and add its weight to ``config/keys.py``. A
+module outside of the package calls `extend.register_objective`, which does both.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.
@@ -34,14 +34,14 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
-from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
+from clipself_seg.clip.runtime import QUEUES, on_device, send
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import (
+from clipself_seg.heads.distillation_losses import (
     Average,
     coherence_loss,
     concept_contrast,
@@ -65,7 +65,7 @@ Result = TypeVar("Result")
 
 CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
 IMAGE = "image"
-# Outputs of the student that an objective may read: features (dense, queries, keys), which one pass over the images of
+# Outputs of the student that a target may read: features (dense, queries, keys), which one pass over the images of
 # the step computes, and image embeddings, which a second pass with attention in all blocks computes.
 READS = (DENSE, QUERIES, KEYS, IMAGE)
 
@@ -78,7 +78,7 @@ class Step:
     outside of autocast.
 
     Attributes:
-        samples: samples of this process, at least one, with the keys that the mapper of the objective gives them.
+        samples: samples of this process, at least one, with the keys that the mapper of the target gives them.
         images: (B, 3, S', S') the student's input, normalised.
         student: CLIP whose image tower learns.
         teacher: the original CLIP, frozen.
@@ -86,7 +86,7 @@ class Step:
         average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
         synchronised: True if the loss is that of the samples of all processes; else every process trains by itself.
         region_count: divisor of losses of regions, see `count_over_processes`; None for their number here.
-        reads: outputs of the student that the objective reads, out of `READS`.
+        reads: outputs of the student that the target reads, out of `READS`.
     """
 
     samples: Sequence[Sample]
@@ -117,7 +117,7 @@ class Step:
 
     @functools.cached_property
     def maps(self) -> dict[str, Tensor]:
-        """The student's features (B, E or D, h, w) that the objective reads, by name; one pass computes them."""
+        """The student's features (B, E or D, h, w) that the target reads, by name; one pass computes them."""
         with self.in_precision():
             names = [name for name in self.reads if name != IMAGE]
             return self.student.features(self.images, names)
@@ -221,8 +221,8 @@ def _reached(box_14: Tensor, grid: tuple[int, int]) -> Tensor:
     return (rows[:, None] & columns).flatten()
 
 
-class Objective(Protocol):
-    """The interface of training objectives, which have no trainable weights.
+class Target(Protocol):
+    """The interface of targets, which have no trainable weights.
 
     Attributes:
         reads: outputs of the student that it reads, out of `READS`. Weights on which none of them depends do not train,
@@ -234,7 +234,7 @@ class Objective(Protocol):
     def setup_training(
         self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
-        """Prepares the objective before the first step, such as by embedding the classes; by default does nothing.
+        """Prepares the target before the first step, such as by embedding the classes; by default does nothing.
 
         Args:
             teacher: the original CLIP.
@@ -271,42 +271,38 @@ def correlation_teacher(name: str) -> Original | TimmBackbone | None:
     return Original() if name == "original" else TimmBackbone(name)
 
 
-class Term(NamedTuple):
-    """A term of `WeightedTerms`.
+class Objective(NamedTuple):
+    """A loss that `WeightedObjectives` adds to others.
 
     Attributes:
-        loss: name under which the term is logged.
-        reads: outputs of the student that it reads, out of `READS`; () for those of `WeightedTerms.context`.
-        correlated: True if it needs a teacher of correlations.
-        value: function that computes the term, a scalar without its weight, for the samples of this process.
+        loss: name under which it is logged.
+        reads: outputs of the student that it reads, out of `READS`; () for those of `WeightedObjectives.context`.
+        value: function that computes the loss, a scalar without its weight, for the samples of this process.
     """
 
     loss: str
     reads: tuple[str, ...]
-    correlated: bool
-    value: Callable[[Step, WeightedTerms], Tensor]
+    value: Callable[[Step, WeightedObjectives], Tensor]
 
 
-# Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
-TERMS = Registry[Term]()
+# Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its objective.
+OBJECTIVES = Registry[Objective]()
 Value = TypeVar("Value", bound=Callable[..., Tensor])
 
 
-def enter_term(
-    name: str, reads: Sequence[str] = (DENSE,), *, correlated: bool = False, loss: str = ""
+def enter_objective(
+    name: str, reads: Sequence[str] = (DENSE,), *, loss: str = ""
 ) -> Callable[[Value], Value]:
-    """Decorates a function (step, terms) that is a term; the arguments are those of `Term`.
+    """Decorates a function (step, objectives) that is an objective; the arguments are those of `Objective`.
 
     Args:
         name: last part of the key of its weight.
         reads: outputs of the student that it reads.
-        correlated: True if it needs a teacher of correlations.
         loss: name under which it is logged; "" is "loss_" and its name.
     """
 
     def enter(value: Value) -> Value:
-        term = Term(loss or f"loss_{name.lower()}", tuple(reads), correlated, value)
-        TERMS.enter(name, term)
+        OBJECTIVES.enter(name, Objective(loss or f"loss_{name.lower()}", tuple(reads), value))
         return value
 
     return enter
@@ -316,34 +312,36 @@ def _tokens(maps_BDhw: Tensor) -> Tensor:
     return maps_BDhw.flatten(2).mT
 
 
-@enter_term("CROPS", loss="loss_clipself")
-def _crops_of_teacher(step: Step, terms: WeightedTerms) -> Tensor:
+@enter_objective("CROPS", loss="loss_clipself")
+def _crops_of_teacher(step: Step, objectives: WeightedObjectives) -> Tensor:
     """Mean cosine distance of regions and crops over regions or images, in [0, 2] (CLIPSelf, equation 1)."""
     return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
 
 
-@enter_term("CONTEXT", (), correlated=True)
-def _context(step: Step, terms: WeightedTerms) -> Tensor:
-    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in terms.context]
+@enter_objective("CONTEXT", ())
+def _context(step: Step, objectives: WeightedObjectives) -> Tensor:
+    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in objectives.context]
     mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
-    return context_loss(mean_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
+    return context_loss(mean_BNN, step.once(objectives.similarities), step.once(valid_cells)).mean()
 
 
-@enter_term("COHERENCE", correlated=True)
-def _coherence(step: Step, terms: WeightedTerms) -> Tensor:
+@enter_objective("COHERENCE")
+def _coherence(step: Step, objectives: WeightedObjectives) -> Tensor:
     own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
-    return coherence_loss(own_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
+    return coherence_loss(
+        own_BNN, step.once(objectives.similarities), step.once(valid_cells)
+    ).mean()
 
 
-@enter_term("SPATIAL", correlated=True)
-def _spatial(step: Step, terms: WeightedTerms) -> Tensor:
+@enter_objective("SPATIAL")
+def _spatial(step: Step, objectives: WeightedObjectives) -> Tensor:
     own_BNE = _tokens(step.dense_BEhw)
-    target_BNE = step.once(terms.tokens)
+    target_BNE = step.once(objectives.tokens)
     return spatial_correlation_loss(own_BNE, target_BNE, step.once(valid_cells)).mean()
 
 
-@enter_term("WHOLE_IMAGES", (IMAGE,))
-def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
+@enter_objective("WHOLE_IMAGES", (IMAGE,))
+def _whole_images(step: Step, objectives: WeightedObjectives) -> Tensor:
     """Mean cosine distance of the image embeddings of the padded images at the CLIP's own size."""
     side = step.teacher.image_size
     sized = F.interpolate(step.pixels, (side, side), mode="bilinear", antialias=True)
@@ -355,18 +353,18 @@ def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
     return cosine_distance(own_BE, teacher_BE).mean()
 
 
-@enter_term("OWN_CROPS", (IMAGE,))
-def _own_crops(step: Step, terms: WeightedTerms) -> Tensor:
+@enter_objective("OWN_CROPS", (IMAGE,))
+def _own_crops(step: Step, objectives: WeightedObjectives) -> Tensor:
     """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
     with step.in_precision():
         own_RE = step.student.embed_images(step.crops)
     return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
 
 
-class WeightedTerms:
-    """A sum of the terms of `TERMS` whose weight is not 0.
+class WeightedObjectives:
+    """A sum of the `OBJECTIVES` whose weight is not 0.
 
-    Of samples it reads "image"; for the terms of crops "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops"
+    Of samples it reads "image"; for those of crops "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops"
     uint8 (n, 3, S0, S0); and for correlations "whole" (1, 4), the box of the image, if there is padding.
     """
 
@@ -378,22 +376,14 @@ class WeightedTerms:
     ) -> None:
         """
         Args:
-            weights: names of `TERMS` -> weights, 0 or more, one of them greater.
-            teacher: network whose correlations the student learns; None if no term compares correlations.
-            context: names of the student's features whose similarities are averaged for the term CONTEXT.
-
-        Raises:
-            InputError: no weight is greater than 0.
+            weights: names of `OBJECTIVES` -> weights, 0 or more, one of them greater.
+            teacher: network whose correlations the student learns; None if no objective compares them.
+            context: names of the student's features whose similarities are averaged for CONTEXT.
         """
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        if not self.weights:
-            raise InputError(
-                "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of "
-                f"{', '.join(TERMS)} a greater one, such as CROPS 1.0"
-            )
         self.teacher = teacher
         self.context = context
-        reads = [name for term in self.weights for name in TERMS[term].reads or context]
+        reads = [read for name in self.weights for read in OBJECTIVES[name].reads or context]
         self.reads = tuple(dict.fromkeys(reads))
 
     def setup_training(
@@ -404,15 +394,15 @@ class WeightedTerms:
             self.teacher.setup(teacher.device)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """The weighted terms, each under its own name."""
+        """The weighted objectives, each under its own name."""
         return {
-            TERMS[name].loss: weight * TERMS[name].value(step, self)
+            OBJECTIVES[name].loss: weight * OBJECTIVES[name].value(step, self)
             for name, weight in self.weights.items()
         }
 
     def tokens(self, step: Step) -> Tensor:
         """Tokens (B, N, E) of the teacher of correlations."""
-        assert self.teacher is not None, "a term of correlations needs a teacher"
+        assert self.teacher is not None, "correlations need a teacher"
         return _tokens(self.teacher.features(step))
 
     def similarities(self, step: Step) -> Tensor:
@@ -506,7 +496,7 @@ def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:
     return info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
 
 
-class CaptionContrast(Objective):
+class CaptionContrast(Target):
     """InfoNCE of whole images at the student's size and their captions (CLIPSelf, Table 1c, #5*).
 
     The image embedding is the ordinary one, with attention in the last block, so that all of that block
@@ -523,42 +513,29 @@ class CaptionContrast(Objective):
         return {"loss_captions": caption_contrast(step, images_BE)}
 
 
-def _crops(cfg: CfgNode) -> Objective:
-    """A sum of terms, with CLIPSelf's own or without it."""
-    keys = cfg.MODEL.CLIPSELF.OBJECTIVES
-    weights = {name: keys.get(name, 0.0) for name in TERMS}
-    asked = {name for name, weight in weights.items() if weight > 0}
-    if asked == {"CONTEXT"}:
-        raise InputError(
-            "MODEL.CLIPSELF.OBJECTIVES.CONTEXT trains queries alone, of which no readout is made: give CROPS or "
-            "another one of MODEL.CLIPSELF.OBJECTIVES a weight beside it"
-        )
-    correlation = cfg.MODEL.CLIPSELF.CORRELATION
-    if correlation.TEACHER != "none" and not any(TERMS[name].correlated for name in asked):
-        raise InputError(
-            f"MODEL.CLIPSELF.CORRELATION.TEACHER is {correlation.TEACHER}, but nothing asks for it: give CONTEXT, "
-            "COHERENCE or SPATIAL of MODEL.CLIPSELF.OBJECTIVES a weight, or leave it none"
-        )
-    teacher = correlation_teacher(correlation.TEACHER)
-    return WeightedTerms(weights, teacher, CONTEXTS[correlation.CONTEXT])
+def _crops(cfg: CfgNode) -> WeightedObjectives:
+    keys = cfg.MODEL.CLIPSELF
+    weights = {name: keys.OBJECTIVES.get(name, 0.0) for name in OBJECTIVES}
+    teacher = correlation_teacher(keys.CORRELATION.TEACHER)
+    return WeightedObjectives(weights, teacher, CONTEXTS[keys.CORRELATION.CONTEXT])
 
 
 def _texts(cfg: CfgNode) -> RegionText:
     return RegionText(loss=cfg.MODEL.CLIPSELF.TEXTS.LOSS, seed=cfg.SEED)
 
 
-# What MODEL.CLIPSELF.TARGET may be -> how its objective is made of a configuration.
-OBJECTIVES: dict[str, Callable[[CfgNode], Objective]] = {
+# What MODEL.CLIPSELF.TARGET may be -> how it is made of a configuration.
+TARGETS: dict[str, Callable[[CfgNode], Target]] = {
     "crops": _crops,
     "texts": _texts,
     "captions": lambda cfg: CaptionContrast(),
 }
 
 
-def build_objective(cfg: CfgNode) -> Objective:
-    """The objective that ``MODEL.CLIPSELF.TARGET`` names.
+def build_target(cfg: CfgNode) -> Target:
+    """The target that ``MODEL.CLIPSELF.TARGET`` names.
 
     Raises:
-        InputError: weights and teacher of correlations do not go together, or there is no such teacher.
+        InputError: as `TimmBackbone`.
     """
-    return OBJECTIVES[cfg.MODEL.CLIPSELF.TARGET](cfg)
+    return TARGETS[cfg.MODEL.CLIPSELF.TARGET](cfg)

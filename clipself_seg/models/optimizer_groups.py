@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from clipself_seg.models.protocol import Group
+from clipself_seg.models.model_protocols import Group
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)
 

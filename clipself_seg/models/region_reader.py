@@ -17,8 +17,9 @@ from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
-from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
+from clipself_seg.clip.runtime import QUEUES, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config import WHOLE
@@ -27,8 +28,8 @@ from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import FrozenCLIP
-from clipself_seg.models.protocol import MEAN_OF_NAMES, Classes, Outputs, Reading
+from clipself_seg.models.model_base import FrozenCLIP
+from clipself_seg.models.model_protocols import MEAN_OF_NAMES, Classes, Outputs, Reading
 
 CROPS_AT_ONCE = 64
 

@@ -20,15 +20,16 @@ from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import chunk_size, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import StridedWindows, segmentation, window_parts
-from clipself_seg.models.base import FrozenCLIP, chosen_classes, sizes_of
-from clipself_seg.models.protocol import MIRRORED, SYNONYM_TEXTS, Classes, Reading
+from clipself_seg.models.model_base import FrozenCLIP, chosen_classes, sizes_of
+from clipself_seg.models.model_protocols import MIRRORED, SYNONYM_TEXTS, Classes, Reading
 
 COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
 

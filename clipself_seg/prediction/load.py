@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import fetch_addresses
+from clipself_seg.config.weight_checks import fetch_addresses
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.pretrained import fetched, from_folder
 from clipself_seg.prediction.task_predictors import PREDICTORS

@@ -33,7 +33,7 @@ from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, known
 from clipself_seg.models.build import build_model, registered_data
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
 from clipself_seg.prediction.pretrained import push, save

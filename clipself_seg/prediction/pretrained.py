@@ -14,7 +14,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,14 +29,14 @@ from clipself_seg.checkpoints.bounds import building_within, refusing
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
-from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
+from clipself_seg.checkpoints.zoo import OPEN_LICENCES, SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.choice import CONFIG, OF_FOLDERS, is_repository
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.declare import KEYS, Key
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.weights import WEIGHTS, fetch_addresses
+from clipself_seg.config.weight_checks import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
@@ -354,7 +353,7 @@ def card(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path, license: st
         license: licence of the weights, of which its owner decides; None for that of their origins.
     """
     made_of = origins(cfg)
-    license = license or _common_licence([licence for _, licence in made_of])
+    license = license or _common_licence([licence for _, licence, _ in made_of])
     header = {
         "library_name": "clipself_seg",
         "license": license,
@@ -383,7 +382,7 @@ def card(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path, license: st
         what=type(model).purpose,
         clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
         vocabulary=vocabulary,
-        origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
+        origins="\n".join(f"| {' | '.join(row)} |" for row in made_of),
         license=license,
         files="\n".join(
             f"| `{path.name}` | {path.stat().st_size} | `{file_sha256(path)}` |"
@@ -396,21 +395,21 @@ def card(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path, license: st
 
 def _common_licence(licences: Sequence[str]) -> str:
     """The hub's name of the licence of all, or "other"."""
-    names = {re.split("[ ,]", licence)[0].lower() for licence in licences}
-    return names.pop() if names in ({"apache-2.0"}, {"mit"}) else "other"
+    names = {OPEN_LICENCES.get(licence, "other") for licence in licences}
+    return names.pop() if len(names) == 1 else "other"
 
 
-def origins(cfg: CfgNode) -> list[tuple[str, str]]:
-    """Name and licence of all weights that the configuration names, without folders of this machine."""
+def origins(cfg: CfgNode) -> list[tuple[str, str, str]]:
+    """Name, licence and its source of all weights that the configuration names, without folders of this machine."""
     rows, values = [], dict(leaves(cfg))
     for key in WEIGHTS:
         if value := values[key]:
             entry = entry_of(value, cfg.MODEL.CLIP.NAME)
-            licence = entry.licence if entry else "not known here"
+            stated = (entry.licence, entry.licence_source) if entry else ("not known here", "")
             if value in SHIPPED_MODELS or value in SHIPPED_TAGS:
-                licence = "Apache-2.0, comes with clipself_seg"
-            rows.append((f"`{key}` {value if entry else Path(value).name}", licence))
-    return rows or [("random weights", "")]
+                stated = ("Apache-2.0", "comes with clipself_seg")
+            rows.append((f"`{key}` {value if entry else Path(value).name}", *stated))
+    return rows or [("random weights", "", "")]
 
 
 def _require_equal(own: ImagePredictor[Any], other: ImagePredictor[Any]) -> None:

@@ -10,7 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
-from clipself_seg.evaluation.base import classes_kept
+from clipself_seg.evaluation.evaluation_base import classes_kept
 from clipself_seg.models.build import architecture
 from clipself_seg.prediction.task_predictors import PREDICTORS
 

@@ -1,57 +1,36 @@
-"""The evaluation at the end of a run: of its weights, and of mixtures with those that it started from.
+"""Mixtures of the weights before and after a training, and the numbers that say what the training forgets.
 
 A mixture is start + f * (end - start), with f in [0, 1]. All tensors that the training changed are mixed: parameters,
 and the statistics of batch norms. Integers, such as the counters of batch norms, are not: they are those of the start
-for f = 0, and those of the end for all other f. Tables and JSON say what the training forgets: the numbers
-of the classes that it trained and of all others, as means that evaluators take over seen and unseen classes, a row for
-each f.
+for f = 0, and those of the end for all other f. Tables and JSON have a row for each f: the numbers of the classes that
+were trained and of all others, as means that evaluators take over seen and unseen classes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
-from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import TITLES, cell_text, format_table
 from clipself_seg.models.build import build_model
-from clipself_seg.models.protocol import Model, TrainableModel
-from clipself_seg.provenance import provenance, write_results
+from clipself_seg.models.model_protocols import Model
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
 CONFIG = "config.yaml"  # of the run, beside its weights
-RESULTS_FILE = "results.json"
-logger = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
 
-TITLE = "Classes that were trained and classes that were not, before and after, in percent"
 TRAINED, OTHERS = "trained", "not trained"
 BALANCE = "harmonic mean"
 # Number that stands for a line of results, the first that it has -> what is between its name and "seen" or "unseen".
 NUMBERS = {"PQ": "_", "mIoU": "-", "AP": "-"}
-NO_OTHERS = (
-    "No class of DATASETS.TEST was not trained, so nothing is known of what is forgotten: name data sets with other "
-    "classes under `others` of the data file, or in DATASETS.TEST."
-)
-NO_NUMBERS = (
-    "No mixture was evaluated: DATASETS.TEST is empty, or nothing says which of its classes were trained, "
-    "DATASETS.TRAIN or TEST.TRAIN_VOCABULARY."
-)
-
 Split = dict[str, Any]
 Row = Mapping[str, Split]  # data set -> its numbers, as of `split_of`
 Rows = Mapping[float, Row]  # fraction -> its row
@@ -63,16 +42,8 @@ def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
     Args:
         cfg: configuration. A training on ``DATASETS.DATA`` that has a start is evaluated before and after.
         trains: True if it is a training.
-
-    Raises:
-        InputError: the configuration asks for mixtures of a training that has no start.
     """
     given = cfg.SOLVER.MIX_WITH_START
-    if given and not cfg.MODEL.WEIGHTS:
-        raise InputError(
-            f"{KEY} {tuple(given)} needs a model to start from, and MODEL.WEIGHTS is empty, so that the head begins "
-            "random: name the weights that the training goes on from, or leave the key out"
-        )
     if not given and not (trains and cfg.DATASETS.DATA and cfg.MODEL.WEIGHTS):
         return []
     return list(dict.fromkeys((1.0, 0.0, *map(float, given))))
@@ -220,111 +191,3 @@ def forgetting_table(rows: Rows) -> str:
         cells = [row[name].get(group) for name, group in groups] + [mean.get(key) for key in means]
         body.append([f"{fraction:g}{word}", *map(cell_text, cells)])
     return format_table(headings, body)
-
-
-@dataclass(frozen=True)
-class RunOutputs:
-    """Files of an evaluation, with their provenance.
-
-    Attributes:
-        cfg: configuration of the run.
-        folder: folder of the files.
-        iterations: number of training steps of the weights; None where it is not known.
-        fraction: f of the mixture that is evaluated.
-        suffix: end of the files' names before their ending, such as "_eval".
-    """
-
-    cfg: CfgNode
-    folder: Path
-    iterations: int | None
-    fraction: float = 1.0
-    suffix: str = ""
-
-    def file(self, name: str) -> Path:
-        """Path of a file, with the suffix before its ending."""
-        path = self.folder / name
-        return path.with_name(f"{path.stem}{self.suffix}{path.suffix}")
-
-    def write(
-        self,
-        evaluation: Evaluation[Any, Any],
-        model: Model,
-        results: Results,
-        rows: Rows | None = None,
-    ) -> None:
-        """Writes numbers with their provenance, in the main process.
-
-        Args:
-            evaluation: that made the numbers.
-            model: has the weights that they are of.
-            results: the numbers so far.
-            rows: the numbers of each mixture; None before there are any.
-        """
-        if not comm.is_main_process():
-            return
-        metadata = provenance(
-            config=self.cfg.dump(),
-            seed=self.cfg.SEED,
-            weights_hash=model.weights_hash(),
-            device=self.cfg.MODEL.DEVICE,
-            processes=comm.get_world_size(),
-            iterations=self.iterations,
-            **evaluation.metadata(),
-        )
-        if self.fraction < 1:
-            metadata["fraction of the trained weights"] = self.fraction
-        roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
-        if any(root.shipped for root in roots):
-            metadata["mini worlds"] = SHIPPED
-        # Where a later data set fails, the file says what it lacks.
-        if waiting := [name for name in evaluation.datasets if name not in results]:
-            metadata["not evaluated"] = waiting
-        protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
-        mixing = {"mixing": as_json(rows)} if rows else {}
-        path = self.file(RESULTS_FILE)
-        write_results(path, results, metadata, protocols, **mixing)
-        logger.info("results written to %s", path)
-
-
-def evaluate_mixed(
-    evaluation: Evaluation[Any, Any],
-    model: Model,
-    outputs: RunOutputs,
-    start: Mapping[str, Tensor],
-    fractions: Sequence[float],
-) -> None:
-    """Evaluates the weights as they are, then mixtures with the start; writes their numbers, tables and the knee.
-
-    Args:
-        evaluation: the evaluation on ``DATASETS.TEST``.
-        model: has the weights after the training.
-        outputs: where the files are written.
-        start: the tensors that the training changed, as they were before it, see `changed_tensors`.
-        fractions: as of `fractions_of`.
-    """
-    write = functools.partial(outputs.write, evaluation, model)
-    results = evaluation(model, write)
-    rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
-    for fraction in fractions[1:] if means_of(rows[1.0]) else ():
-        logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
-        folder = outputs.file("mixing") / f"{fraction:g}"
-        own = RunOutputs(outputs.cfg, folder, outputs.iterations, fraction)
-        part = evaluation.changed(output_dir=folder)
-        with mixed(model, start, fraction):
-            mixture = part(model, functools.partial(own.write, part, model))
-        rows[fraction] = {name: split_of(numbers) for name, numbers in mixture.items()}
-    if fractions and len(rows) == 1:
-        logger.warning(NO_NUMBERS)
-    if len(rows) == 1 or not comm.is_main_process():
-        return
-    write(results, rows)
-    knee = knee_of(rows)
-    best = NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
-    if knee in (0, 1):
-        best += f". No mixture is better than the {'end' if knee else 'start'}: none is written"
-    logger.info("%s:\n%s\n%s", TITLE, forgetting_table(rows), best)
-    if knee is not None and 0 < knee < 1:
-        path = outputs.folder / "model_mixed.pth"
-        with mixed(model, start, knee):
-            cast(TrainableModel, model).export(path)
-        logger.info("weights of the knee, %g, written to %s", knee, path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
-from clipself_seg.models.protocol import Group
+from clipself_seg.models.model_protocols import Group
 
 
 def build_adamw(
@@ -32,6 +34,18 @@ def leave_out_step(optimizer: torch.optim.Optimizer, left_out: Tensor) -> None:
         left_out: scalar, 1 for a step that changes neither weights nor moments, 0 for one that is taken.
     """
     vars(optimizer)["found_inf"] = left_out
+
+
+def learning_rates(solver: CfgNode) -> Callable[[int], float]:
+    """The learning rate of each step, counted from 0, as ``SOLVER`` has it."""
+    shared = {"base": solver.BASE_LR, "warmup": solver.WARMUP_ITERS}
+    if solver.SCHEDULE == "steps":
+        drops = tuple(solver.STEPS)
+        falls = {"factor": solver.WARMUP_FACTOR, "drops": drops, "gamma": solver.GAMMA}
+        return partial(stepped_rate, **shared, **falls)
+    within = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
+    factor = solver.WARMUP_FACTOR if within else None
+    return partial(learning_rate, **shared, total=solver.MAX_ITER, factor=factor)
 
 
 def learning_rate(

@@ -24,7 +24,7 @@ from clipself_seg.data.datasets.own import check_data
 from clipself_seg.data.datasets.own_file import NO_TRAIN
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import architecture, registered_data
-from clipself_seg.models.protocol import Memory
+from clipself_seg.models.model_protocols import Memory
 from clipself_seg.yaml_files import leaves, read_tree
 
 LEAST_STEPS = 500

@@ -18,24 +18,19 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.training_state import CheckpointFolder, unpack_model
 from clipself_seg.clip.low_rank import merge_low_rank
-from clipself_seg.clip.runtime import tf32
+from clipself_seg.clip.precision import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
-from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.evaluation_base import Evaluation
 from clipself_seg.files import alone_in, naming_path, remove_leftovers, write_text
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
-from clipself_seg.models.protocol import Model, TrainableModel
+from clipself_seg.models.model_protocols import Model, TrainableModel
 from clipself_seg.training import HOOKS
-from clipself_seg.training.mixing import (
-    RunOutputs,
-    changed_tensors,
-    evaluate_mixed,
-    fractions_of,
-    start_of_run,
-)
+from clipself_seg.training.final_evaluation import RunOutputs, evaluate_run
+from clipself_seg.training.mixing import changed_tensors, fractions_of, start_of_run
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
@@ -156,7 +151,7 @@ def train(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) ->
         logger.info("result of the training written to %s", path)
     outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER)
     start = changed_tensors(cfg, model, cfg.MODEL.WEIGHTS) if fractions else {}
-    evaluate_mixed(evaluation, model, outputs, start, fractions)
+    evaluate_run(evaluation, model, outputs, start, fractions)
 
 
 def _with_files(evaluation: Evaluation[Any, Any], model: Model) -> Evaluation[Any, Any]:
@@ -216,7 +211,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     suffix = "_eval" if trained else ""
     _write_config(cfg, suffix)
     outputs = RunOutputs(cfg, folder, iterations, suffix=suffix)
-    evaluate_mixed(evaluation, model, outputs, start, fractions)
+    evaluate_run(evaluation, model, outputs, start, fractions)
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:

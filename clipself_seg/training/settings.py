@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.config.declare import is_free
 from clipself_seg.errors import InputError
-from clipself_seg.training.optimizer import learning_rate, stepped_rate
+from clipself_seg.training.optimizer import learning_rates
 from clipself_seg.yaml_files import leaves
 
 # Steps of a run. Under a schedule of steps the rate of a step does not depend on how many follow, and it may go on,
@@ -27,8 +27,7 @@ class TrainingSettings:
         clip_norm: largest norm of all gradients together; None leaves them as they are.
         loss_scaling: float16 gradients need it.
         accumulate: passes that the process's part of a step's batch is divided into.
-        drops: steps at which the learning rate falls; None lets it fall as a cosine.
-        warmup_within: the cosine begins with the warm-up, not after it.
+        rate: learning rate of a step, counted from 0.
         shared: full keys and values that a resumed run has to share.
     """
 
@@ -36,8 +35,7 @@ class TrainingSettings:
     seed: int
     batch_size: int
     iterations: int
-    base_lr: float
-    warmup: int
+    rate: Callable[[int], float]
     betas: tuple[float, float]
     eps: float
     clip_norm: float | None = None
@@ -49,10 +47,6 @@ class TrainingSettings:
     checkpoint_keep: int = 2
     log_period: int = 20
     evaluation_period: int = 0
-    drops: tuple[int, ...] | None = None
-    gamma: float = 0.1
-    warmup_factor: float = 0.001
-    warmup_within: bool = False
     shared: Mapping[str, object]
 
     @classmethod
@@ -65,8 +59,7 @@ class TrainingSettings:
             seed=cfg.SEED,
             batch_size=solver.IMS_PER_BATCH,
             iterations=solver.MAX_ITER,
-            base_lr=solver.BASE_LR,
-            warmup=solver.WARMUP_ITERS,
+            rate=learning_rates(solver),
             betas=(float(solver.BETAS[0]), float(solver.BETAS[1])),
             eps=solver.EPS,
             clip_norm=(solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None),
@@ -78,34 +71,11 @@ class TrainingSettings:
             checkpoint_keep=solver.CHECKPOINT_KEEP,
             log_period=solver.LOG_PERIOD,
             evaluation_period=cfg.TEST.EVAL_PERIOD,
-            drops=tuple(solver.STEPS) if solver.SCHEDULE == "steps" else None,
-            gamma=solver.GAMMA,
-            warmup_factor=solver.WARMUP_FACTOR,
-            warmup_within=solver.LR_SCHEDULER_NAME == "WarmupCosineLR",
             shared={
                 key: value
                 for key, value in leaves(cfg)
                 if not (is_free(key) or (key == TOTAL and open_ended))
             },
-        )
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        if self.drops is None:
-            return learning_rate(
-                step,
-                base=self.base_lr,
-                warmup=self.warmup,
-                total=self.iterations,
-                factor=self.warmup_factor if self.warmup_within else None,
-            )
-        return stepped_rate(
-            step,
-            base=self.base_lr,
-            warmup=self.warmup,
-            factor=self.warmup_factor,
-            drops=self.drops,
-            gamma=self.gamma,
         )
 
 

@@ -31,14 +31,19 @@ from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.shards import ShardStream, is_shards, shards_of
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, known
-from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection_evaluation import DetectionEvaluation
+from clipself_seg.evaluation.evaluation_base import Evaluation
 from clipself_seg.evaluation.panoptic.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.build import architecture
-from clipself_seg.models.protocol import DetectionModel, PanopticModel, RegionModel, SemanticModel
+from clipself_seg.models.model_protocols import (
+    DetectionModel,
+    PanopticModel,
+    RegionModel,
+    SemanticModel,
+)
 from clipself_seg.registry import Registry
 
 
@@ -96,7 +101,7 @@ class RegionTask(Task):
         return RegionEvaluation(self.cfg)
 
     def training_data(self, model: RegionModel) -> TrainingData:
-        """Images, and what the objective reads besides, as MODEL.CLIPSELF.TARGET says."""
+        """Images, and what the target reads besides, as MODEL.CLIPSELF.TARGET says."""
         if any(map(is_shards, self.cfg.DATASETS.TRAIN)):
             return self._shards(model)
         targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}

@@ -37,7 +37,7 @@ from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import remove_leftovers
-from clipself_seg.models.protocol import Group, SteppedModel, TrainableModel
+from clipself_seg.models.model_protocols import Group, SteppedModel, TrainableModel
 from clipself_seg.training.metrics import HostCopy, flatten_numbers, metric_writers, write_all
 from clipself_seg.training.optimizer import build_adamw, leave_out_step, set_learning_rate
 from clipself_seg.training.settings import TrainingSettings, check_same_run

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.extend import register_key
-from clipself_seg.models.base import ModelBase
+from clipself_seg.models.model_base import ModelBase
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 
 register_key("MODEL.MY_HEAD.SCALE", 40.0)  # factor of the cosines

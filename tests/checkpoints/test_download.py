@@ -31,9 +31,20 @@ def test_a_whole_file_is_fetched_and_checked_and_nothing_else_stays(tmp_path):
     with serving(a_pt=DATA) as server:
         path = tmp_path / "new" / "a.pt"
         download(f"{server.address}/a.pt", path, size=5000, sha256=SHA256[:8])
-        assert path.read_bytes() == DATA and set(os.listdir(path.parent)) == {"a.pt", ".a.pt.lock"}
+        beside = {".a.pt.lock", ".a.pt.sha256"}
+        assert path.read_bytes() == DATA and {*os.listdir(path.parent)} == {"a.pt", *beside}
         download(f"{server.address}/a.pt", path)  # it is there
     assert len(server.asked) == 1
+
+
+def test_offline_nothing_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with serving(a_pt=DATA) as server:
+        with pytest.raises(NotFetched, match="a.pt is not fetched, since HF_HUB_OFFLINE is set"):
+            download(f"{server.address}/a.pt", tmp_path / "a.pt")
+        with pytest.raises(NotFetched, match="HF_HUB_OFFLINE"):
+            fetch_bytes(f"{server.address}/a.pt", 9999, "an image")
+    assert not server.asked
 
 
 def test_what_breaks_off_is_not_kept(tmp_path):

@@ -6,10 +6,13 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import huggingface_hub
 import open_clip
 import pytest
+from detectron2.utils.file_io import PathManager
 
+import clipself_seg.models.paths  # noqa: F401  teaches it clipself://
 from clipself_seg.checkpoints import locate as module
 from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.locate import (
@@ -21,6 +24,7 @@ from clipself_seg.checkpoints.locate import (
     is_remote,
     locate,
     present_file,
+    published_as,
     published_file,
     weights_folder,
 )
@@ -30,6 +34,7 @@ from clipself_seg.checkpoints.zoo import (
     SHIPPED_TAGS,
     Entry,
     official,
+    same_weights,
     suggestion,
     untrained,
     zoo,
@@ -63,7 +68,7 @@ def test_paths_and_shipped_models_are_what_they_are(folder):
     assert locate("mini-fvit") == SHIPPED_MODELS["mini-fvit"]
 
 
-def test_a_file_in_the_folder_is_taken_without_a_network(folder):
+def test_a_file_in_the_folder_is_taken_without_a_network(folder, stand_ins):
     (folder / "model_base.pth").write_bytes(DATA)
     assert locate("catseg-base") == folder / "model_base.pth"
 
@@ -79,7 +84,10 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(folder):
         locate("catseg-base")
     said = str(caught.value)
     address = "https://huggingface.co/spaces/hamacojr/CAT-Seg-weights/resolve/main/model_base.pth"
-    assert f": fetch them from {address} and save them as {folder}/model_base.pth, or set" in said
+    assert (
+        f": fetch them from {address} and save them as {folder}/model_base.pth (819132441 bytes), or set"
+        in said
+    )
     assert "Connection refused" in said and len(said.splitlines()) == 1
 
 
@@ -180,7 +188,7 @@ def hub(tmp_path, monkeypatch):
         assert not server.secrets
 
 
-def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsys):
+def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsys, stand_ins):
     hub.push({"model_base.pth": DATA}, name="hamacojr/CAT-Seg-weights", kind="space")
     path = locate("catseg-base")
     assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
@@ -198,7 +206,7 @@ def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsy
 def test_a_tag_that_the_zoo_does_not_have_comes_from_the_hub_too(hub, capsys):
     hub.push({"open_clip_pytorch_model.bin": DATA}, name="timm/x.openai")
     path = published_file("ViT-X:openai", "timm/x.openai/")
-    assert path.name == module.HUB_FILES[1] and path.read_bytes() == DATA
+    assert path.name == "open_clip_pytorch_model.bin" and path.read_bytes() == DATA
     assert "ViT-X:openai" not in zoo()
     assert "licence" not in capsys.readouterr().err  # nothing says which
 
@@ -229,6 +237,97 @@ def test_a_file_is_fetched_once_and_open_clips_comes_first(hub, tmp_path):
     count = len(hub.asked)
     hub.files.clear()
     assert hub_file(NAME) == path and len(hub.asked) == count
+
+
+@pytest.mark.parametrize(
+    "there, first",
+    [
+        # timm's resnet50x4_clip.openai: model.safetensors is the image tower alone
+        (["model.safetensors", "open_clip_model.safetensors"], "open_clip_model.safetensors"),
+        # laion's, before and after they were converted
+        (["open_clip_pytorch_model.bin", "pytorch_model.bin"], "open_clip_pytorch_model.bin"),
+        (
+            ["open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors", MODEL],
+            "open_clip_pytorch_model.safetensors",
+        ),
+        # openai/clip-vit-base-patch32, whose config.json says the activation
+        (["config.json", "pytorch_model.bin"], "pytorch_model.bin"),
+    ],
+)
+def test_open_clips_file_comes_before_transformers_with_one_look_at_the_network(
+    hub, monkeypatch, there, first
+):
+    probes, head = [], httpx.head
+    monkeypatch.setattr(httpx, "head", lambda *given, **how: probes.append(head(*given, **how)))
+    hub.push(dict.fromkeys(there, DATA))
+    path = hub_file(NAME)
+    assert path.name == first and len(probes) == 1
+    assert (path.parent / "config.json").is_file() == ("config.json" in there)
+
+
+def test_offline_nothing_is_asked_for(hub, monkeypatch):
+    hub.push({"one.pt": DATA, **dict.fromkeys(module.FILES, DATA)})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(httpx, "head", None)
+    hub.files["/two.pt"] = DATA
+    for given in ("hf-hub:org/name", f"{hub.address}/two.pt", "swin-base", "openai-vitb16"):
+        with pytest.raises(NotFetched, match="OfflineMode|HF_HUB_OFFLINE"):
+            locate(given)
+    with pytest.raises(NotFetched, match="OfflineMode"):
+        PathManager.get_local_path("clipself://catseg-base")
+    assert not hub.asked
+
+
+EVA = ("eva02-vitb16", "EVA02-B-16:merged2b_s8b_b131k")
+
+
+@pytest.mark.parametrize("here, asked", [EVA, EVA[::-1]])
+def test_one_file_stands_for_the_same_weights_by_any_name(folder, here, asked):
+    path = folder / zoo()[here].file
+    path.write_bytes(DATA)
+    repository = "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k/"
+    assert locate(asked) == locate(here) == published_file(EVA[1], repository) == path
+
+
+def test_a_tag_of_two_models_is_one_file(folder):
+    path = folder / "ViT-B-16-openai.safetensors"
+    path.write_bytes(DATA)
+    repository = "timm/vit_base_patch16_clip_224.openai/"
+    for name in ("ViT-B-16:openai", "ViT-B-16-quickgelu:openai"):
+        assert published_file(name, repository) == locate("openai-vitb16") == path
+
+
+def test_same_weights_are_entries_of_one_model():
+    pairs = [(entry, zoo()[entry.same]) for entry in zoo().values() if entry.same]
+    assert len(pairs) == 3
+    for one, other in pairs:
+        assert one.model == other.model and not other.same
+        assert same_weights(one) == [one, other] and same_weights(other) == [other, one]
+
+
+def test_a_file_is_compared_with_what_was_fetched_at_first(folder):
+    with serving(one_pt=DATA) as server:
+        silent = entry(f"{server.address}/one.pt", sha256="", size=None)
+        path, typed = fetch(silent), locate(f"{server.address}/one.pt")
+        assert fetch(silent) == path
+        for changed in (path, typed):
+            changed.write_bytes(DATA[::-1])
+        with pytest.raises(InputError, match="one.pt, the file of one, has the sha256"):
+            fetch(silent)
+        with pytest.raises(InputError, match="one.pt gave, has the sha256"):
+            locate(f"{server.address}/one.pt")
+
+
+def test_a_file_is_known_by_its_place_or_its_hash(folder, tmp_path_factory, monkeypatch):
+    one = entry(model="ViT-L-14")
+    monkeypatch.setattr(module, "zoo", lambda: {"one": one})
+    copy = tmp_path_factory.mktemp("elsewhere") / "other.pt"
+    copy.write_bytes(DATA)
+    assert published_as(copy, "ViT-L-14") is one and published_as(copy, "ViT-B-16") is None
+    copy.write_bytes(DATA[::-1])
+    assert published_as(copy, "ViT-L-14") is None
+    (folder / "one.pt").symlink_to(copy)
+    assert published_as(copy, "ViT-L-14") is one
 
 
 def test_a_revision_and_a_file_may_be_named(hub):
@@ -293,7 +392,7 @@ def test_processes_that_want_one_repository_fetch_it_once(hub):
 def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     folder = tmp_path / "hub" / "org--name" / "main"
-    said = f"fetch .*model.safetensors from {NOWHERE}/org/name/tree/main into {folder}"
+    said = f"fetch .*pytorch_model.bin from {NOWHERE}/org/name/tree/main into {folder}"
     with pytest.raises(InputError, match=f"Connection refused.*{said}"):
         hub_file(NAME)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -311,7 +410,7 @@ def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
         hub_file(NAME)
 
 
-def test_what_others_have_cached_is_taken(hub):
+def test_what_others_have_cached_is_taken(hub, stand_ins):
     repository, file = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "open_clip_pytorch_model.bin"
     hub.push({file: DATA}, name=repository)
     cached = huggingface_hub.hf_hub_download(repository, file, endpoint=hub.address, token=False)
@@ -357,17 +456,39 @@ def test_names_and_files_are_unlike_each_other_and_shipped_ones():
 def test_an_entry_is_complete(entry):
     assert entry.addresses or entry.pages
     assert all(a.startswith("https://") and "/blob/" not in a for a in entry.addresses)
-    assert entry.licence and entry.source
+    assert entry.source and not (entry.size and entry.megabytes)
+    assert entry.licence and re.fullmatch(r"https://\S+, read 20\d\d-\d\d", entry.licence_source)
     assert re.fullmatch("([0-9a-f]{8,64})?", entry.sha256) and entry.size != 0
     assert all(map(find_file, entry.configs))
     assert not entry.model or entry.model in list_architectures()
 
 
-def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own():
-    answers = {name: zoo()[name].may_ship for name in ("tipsv2-b14", "catseg-base", "odise-label")}
-    assert answers == {"tipsv2-b14": "yes", "catseg-base": "ask", "odise-label": "no"}
-    assert zoo()["openai-vitb16"].may_ship == zoo()["resnet101"].may_ship == "ask"
-    assert zoo()["ViT-B-16-quickgelu:metaclip_400m"].may_ship == "no"
+@pytest.mark.parametrize(
+    ("answer", "licences"),
+    [
+        ("yes", ["MIT", "Apache-2.0", "CC BY 4.0"]),
+        (
+            "ask",
+            ["MIT (the repository's)", "CreativeML OpenRAIL-M", "SAM License, gated", "unknown"],
+        ),
+        ("no", ["apple-amlr, research only", "CC BY-NC 4.0", "S-Lab License 1.0, non-commercial"]),
+    ],
+)
+def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own(answer, licences):
+    assert {entry(licence=licence).may_ship for licence in licences} == {answer}
+    assert any(entry.licence in licences for entry in ENTRIES)
+
+
+def test_a_size_is_exact_about_or_unknown():
+    sizes = [entry(), entry(size=None, megabytes=1410), entry(size=None)]
+    assert [one.how_large for one in sizes] == ["0 MB", "about 1,410 MB", "unknown"]
+
+
+def test_entries_of_one_set_of_weights_know_each_other():
+    own, tag = zoo()["eva02-vitb16"], zoo()["EVA02-B-16:merged2b_s8b_b131k"]
+    assert same_weights(own) == [own, tag] and same_weights(tag) == [tag, own]
+    assert same_weights(zoo()["catseg-base"]) == [zoo()["catseg-base"]]
+    assert all(zoo()[one.same].model == one.model for one in ENTRIES if one.same)
 
 
 def test_names_of_tags_are_tags():

@@ -9,7 +9,7 @@ from clipself_seg.checkpoints.mask_models import (
     mask_model_folder,
 )
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import fetch_addresses, refuse_addresses
+from clipself_seg.config.weight_checks import fetch_addresses, refuse_addresses
 from clipself_seg.data.given_masks import MaskFolder
 from clipself_seg.errors import InputError
 from tests.checkpoints import test_locate

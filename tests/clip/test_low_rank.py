@@ -5,7 +5,7 @@ import torch
 
 from clipself_seg.clip.low_rank import merge_low_rank, train_low_rank
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import ModelBase
+from clipself_seg.models.model_base import ModelBase
 from tests.tiny import random_clip
 
 EVA = "EVA02-B-16"

@@ -107,7 +107,7 @@ def test_unknown_tag_gets_the_nearest_one():
         load_clip(MINI, "nowhere")
 
 
-def test_names_of_the_zoo_and_addresses_load(tmp_path, monkeypatch):
+def test_names_of_the_zoo_and_addresses_load(tmp_path, monkeypatch, stand_ins):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     clip = load_clip(MINI, "mini")
     save_clip(clip, tmp_path / "EVA02_CLIP_B_psz16_s8B.pt")

@@ -12,22 +12,16 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.accelerator import ACCELERATOR, Accelerator, on_host
-from clipself_seg.clip import layers, load_clip, runtime
+from clipself_seg.clip import block_calls, layers, load_clip, runtime
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.clip.layers import QuickGELU, Transformer
+from clipself_seg.clip.layers import QuickGELU, Transformer, initialise_blocks
 from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
+from clipself_seg.clip.precision import autocast, lower_precision, tf32
 from clipself_seg.clip.resnet import ResNetTower
-from clipself_seg.clip.runtime import (
-    autocast,
-    chunk_size,
-    lower_precision,
-    normal_parameter,
-    run_block,
-    tf32,
-    without_values,
-)
+from clipself_seg.clip.runtime import chunk_size, normal_parameter, without_values
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg import attention, cost_aggregator
@@ -227,7 +221,7 @@ def block_and_others(request):
     torch.manual_seed(0)
     if request.param == "OpenAI":
         transformer = Transformer(1, width=64, heads=2, quick_gelu=True)
-        transformer.initialise()
+        initialise_blocks(transformer.resblocks)
         return transformer.resblocks[0], ()
     return EvaBlock(width=64, heads=2, hidden=176), (
         rotary_factors((7, 9), 32, torch.empty(0).device),
@@ -248,7 +242,7 @@ class Operations(TorchDispatchMode):
 
 def run(kept, block, others, monkeypatch):
     """Result, gradients, the backward pass's operators, and bytes alive after the forward pass."""
-    monkeypatch.setattr(runtime, "FEWEST_ELEMENTS", 10**9 if kept == ALL else 0)
+    monkeypatch.setattr(block_calls, "FEWEST_ELEMENTS", 10**9 if kept == ALL else 0)
     torch.manual_seed(1)
     x = torch.randn(2, 64, 64, requires_grad=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -288,7 +282,7 @@ def test_bytes_kept_fall_from_choice_to_choice(block_and_others, monkeypatch):
 
 def test_without_gradients_and_below_the_threshold_the_block_is_simply_called(monkeypatch):
     calls = []
-    monkeypatch.setattr(runtime, "checkpoint", lambda *args, **kwargs: calls.append(1))
+    monkeypatch.setattr(block_calls, "checkpoint", lambda *args, **kwargs: calls.append(1))
     x = torch.ones(2, 3, requires_grad=True)
     assert torch.equal(run_block(torch.neg, x, checkpointing=False), -x)
     with torch.no_grad():
@@ -337,7 +331,7 @@ def _use(monkeypatch, backend):
 
 
 def _forget():
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
     torch._dynamo.reset()
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from clipself_seg.checkpoints import hashes
 from clipself_seg.clip import TextBank, load_clip, text, text_bank
-from clipself_seg.clip.runtime import lower_precision, tf32
+from clipself_seg.clip.precision import lower_precision, tf32
 from clipself_seg.clip.text import BATCH, encode_prompts
 from clipself_seg.clip.text_bank import (
     TEMPLATES,

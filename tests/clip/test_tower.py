@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.checkpoints.dense_feature import ANY, GATED, DenseFeature
-from clipself_seg.clip import load_clip, runtime, save_clip
+from clipself_seg.clip import block_calls, load_clip, save_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.openai import VisionTransformer
@@ -213,7 +213,7 @@ def test_a_gate_weighs_the_heads_of_every_place_and_block_by_one_linear_map(make
     with torch.no_grad():
         for parameter in tower.dense_gate.parameters():
             parameter.normal_()
-        expected = dense_by_loops(tower, images, 2, tower.dense_gate())
+        expected = dense_by_loops(tower, images, 2, [*tower.dense_gate.parameters()])
         torch.testing.assert_close(tower.dense(images), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -296,7 +296,7 @@ def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_
         return function
 
     monkeypatch.setattr(torch, "compile", kept)
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
     images, results = torch.randn(2, 3, 16, 16), []
     for how in ("unchanged", "checkpointing", "compiling"):
         tower = make_tower()
@@ -306,7 +306,7 @@ def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_
         (dense.square() * dense).sum().backward()
         gradients = [p.grad for p in tower.parameters() if p.grad is not None]
         results.append([dense, *gradients])
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
     for one in results[1:]:
         for actual, expected in zip(one, results[0], strict=True):
             torch.testing.assert_close(actual, expected)

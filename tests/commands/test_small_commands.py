@@ -1,5 +1,6 @@
 """The small commands: what they write can be read, what they are given wrong is named."""
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from lab.tables.store import Store
 from mini import mini_world
 from repeat_seeds import repeat_seeds
 from tests.lab.tables.worlds import finish
+from tests.weight_server import serving
 
 
 def run(command, *words) -> int:
@@ -240,7 +242,7 @@ def test_official_weights_that_are_here_are_named(capsys, monkeypatch, tmp_path)
     )
 
 
-PIN = pinned_wheels.Pin("up-engine", "1.0", "0" * 64, "engine_of_a_test")
+PIN = pinned_wheels.Pin("up-engine", "1.0", "0" * 64, "engine_of_a_test", "git+https://up")
 CONTENT = {
     "engine_of_a_test/__init__.py": "answer = 42\n",
     "engine_of_a_test-1.0.dist-info/METADATA": "Name: up-engine\nVersion: 1.0\n",
@@ -278,6 +280,29 @@ def test_what_is_missing_is_fetched_and_then_kept(site, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "call", lambda words: pytest.fail(str(words)))
     assert run(install_detectron2) == 0
     assert "keeping the engine_of_a_test that is there" in capsys.readouterr().out
+
+
+WHEEL = "up_engine-1.0-cp310-none-any.whl"
+
+
+@pytest.mark.parametrize("origin", ["wheels", f"wheels/{WHEEL}", f"http://ADDRESS/{WHEEL}"])
+def test_a_wheel_from_elsewhere_is_taken_where_it_has_the_hash(origin, site, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wheel = tmp_path / "wheels" / WHEEL
+    wheel.parent.mkdir()
+    about = {"engine_of_a_test-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\n"}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in {**CONTENT, **about}.items():
+            archive.writestr(name.replace("engine_of_a_test-", "up_engine-"), content)
+    if origin == "wheels":
+        assert run(install_detectron2, "--from", origin) == 2 and not list(site.iterdir())
+    pin = PIN._replace(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setattr(pinned_wheels, "PINS", (pin,))
+    with serving() as server:
+        server.files[f"/{WHEEL}"] = wheel.read_bytes()
+        origin = origin.replace("http://ADDRESS", server.address)
+        assert run(install_detectron2, "--from", origin) == 0
+    assert importlib.import_module(PIN.package).answer == 42
 
 
 def test_a_failed_download_is_one_line_and_leaves_nothing(site, monkeypatch, capsys):

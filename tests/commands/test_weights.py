@@ -1,6 +1,9 @@
 """The command that lists, fetches and checks official weights."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -18,12 +21,39 @@ def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
     assert main([]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     names = [row[0] for row in rows if row and row[0] in zoo()]
-    assert sorted(names) == sorted(zoo())
+    twice = [name for name, entry in zoo().items() if len(entry.tasks) == 2]
+    assert sorted(names) == sorted([*zoo(), *twice]) and "tipsv2-l14" in twice
     (row,) = (row for row in rows if row and row[0] == "catseg-base")
-    assert "yes" in row and "MIT" in row and "31.8," in row
+    assert row[:6] == ["catseg-base", "819", "MB", "yes", "ask", "MIT*"] and "mIoU" in row
     assert main(["--task", "detection"]) == 0
     said = capsys.readouterr().out
     assert "fvit-eva02-vitb16-lvis-patches" in said and "catseg-base" not in said
+
+
+@pytest.mark.parametrize("answer", ["yes", "ask", "no"])
+def test_names_are_listed_by_whether_they_may_be_shipped(answer, capsys):
+    assert main(["--may-ship", answer]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    listed = {row[0] for row in rows if row} & zoo().keys()
+    assert listed == {name for name, entry in zoo().items() if entry.may_ship == answer}
+
+
+def test_a_line_has_a_hundred_letters_at_most(capsys, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", "w")
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > len(zoo()) and max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_an_output_that_nobody_reads_to_its_end_is_no_error(unbuffered):
+    command = [sys.executable, "-m", "clipself_seg", "--help"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **how) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch):
@@ -51,7 +81,7 @@ def test_check_names_files_and_refuses_others(tmp_path, capsys):
     assert "has 0 bytes, and the official file has 2298213993" in capsys.readouterr().out
 
 
-def test_check_of_all_finds_what_came_from_the_hub(tmp_path, capsys, monkeypatch):
+def test_check_of_all_finds_what_came_from_the_hub(tmp_path, capsys, monkeypatch, stand_ins):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "hub" / "spaces--hamacojr--CAT-Seg-weights" / "main" / "model_base.pth"

@@ -11,7 +11,7 @@ from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import why_unread
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.training import run

@@ -60,8 +60,8 @@ def test_a_folder_of_a_stranger_keeps_its_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (each(at_least(1), "whole numbers", 2), [[1, 2]], [[1], [1, 0], [1, 1.5], [True, 1]]),
-        (each(within(0, 1), "numbers"), [(), (0, 0.5)], [(2,), ("a",)]),
+        (each(at_least(1), 2, whole=True), [[1, 2]], [[1], [1, 0], [1, 1.5], [True, 1]]),
+        (each(within(0, 1)), [(), (0, 0.5)], [(2,), ("a",)]),
         (multiple_of(32), [32, 64], [0, -32, 33]),
     ],
 )

@@ -14,11 +14,11 @@ import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, load_config
 from clipself_seg.config.declare import KEYS, MODELS, is_read, why_unread
-from clipself_seg.config.keys import OBJECTIVES
+from clipself_seg.config.keys import objectives
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, PUBLISHED
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import cat_seg_config
-from clipself_seg.models.distillation import TERMS
+from clipself_seg.models.distillation import OBJECTIVES
 from clipself_seg.yaml_files import find_file, leaves, read_tree
 from lab.precompute import stock_rpn
 
@@ -71,7 +71,7 @@ def test_every_key_of_the_project_is_declared_where_it_is_read():
     assert cat_seg_config.BACKBONE_REGISTRY is BACKBONE_REGISTRY
     for name in ("build_resnet_backbone", "build_resnet_deeplab_backbone"):
         read |= keys_read(inspect.getsource(BACKBONE_REGISTRY.get(name)))
-    read |= {f"{OBJECTIVES}.{name}" for name in TERMS}  # by their names
+    read |= {f"{objectives.name}.{name}" for name in OBJECTIVES}  # by their names
     own = DEFAULTS.keys() - dict(leaves(get_cfg())).keys()
     counted = {key for key in DEFAULTS if any(is_read(key, model) for model in MODELS)}
     assert not read - counted and not own - read and not own - counted

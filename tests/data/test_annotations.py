@@ -94,6 +94,7 @@ BAD_BOXES = [
 BAD_SEGMENTS = [
     (3, "annotations[0].segments_info[0] is 3"),
     ({"id": 1, "bbox": [0, 0, 1, 1]}, "segments_info[0].category_id is missing"),
+    ({"id": 0, "bbox": [0, 0, 1, 1]}, "id is 0, and has to be a whole number from 1 to 16777215"),
 ]
 BAD_PNGS = [(BOX, "annotations[0].file_name is missing")]
 BAD = [

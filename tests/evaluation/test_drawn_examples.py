@@ -6,7 +6,8 @@ import pytest
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.examples import DrawnExamples
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
+from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from lab.mini.writer import WorldSize, make_worlds
 
 SOURCES = {"mini2_val_sem_seg": "mini2_train_sem_seg"}
@@ -37,5 +38,5 @@ def test_unseen_classes_are_given_as_many_as_asked_for_by_the_seed(worlds_root, 
 
 def test_each_evaluated_data_set_needs_one_that_examples_are_drawn_from():
     keys = ["TEST.EXAMPLES.NUMBER", "1", "TEST.EXAMPLES.DATASETS", "('mini_train_sem_seg',)"]
-    with pytest.raises(InputError, match="has 1 entries, DATASETS.TEST 2"):
-        DrawnExamples.from_config(load_config("mini/zero_shot", keys))
+    with pytest.raises(InputError, match="EXAMPLES.DATASETS must be .* for each of DATASETS.TEST"):
+        SemanticEvaluation(load_config("mini/zero_shot", keys))

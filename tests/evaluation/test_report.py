@@ -1,18 +1,15 @@
-"""Tables as text and in files, with the columns of the paper; CSVs by class are written whole."""
+"""Tables as text and in files, with the columns of each task; CSVs by class are written whole."""
 
 import csv
 
 import numpy as np
 import pytest
 
-from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.evaluation.report import (
     FILES,
-    PAPER,
     best_marked,
     comparison_table,
     format_table,
-    paper_tables,
     percents,
     run_table,
     seen_cells,
@@ -94,7 +91,7 @@ def test_a_comparison_has_the_columns_of_each_data_set_in_the_papers_order():
         ("CAT-Seg",): {"mine": {"mIoU": 1.0}, CONTEXT: SEMANTIC},
         ("+ CLIPSelf",): {ADE_150: SEMANTIC},
     }
-    columns = PAPER["Table 5"].columns
+    columns = {"mIoU": "mIoU", "mAcc": "mACC"}
     head, first, second = markdown(comparison_table(rows, columns, ["model"], "github"))
     columns = [f"{name} {key}" for name in ("ADE-150", "PC-59", "mine") for key in ("mIoU", "mAcc")]
     assert head == ["model", *columns]
@@ -123,18 +120,6 @@ PANOPTIC = {
 }
 
 
-def test_table_6_has_a_line_for_each_fusion_and_the_papers_columns():
-    (table,) = paper_tables(PANOPTIC, "ODISE", "openseg_coco_panoptic_133").values()
-    rows = cells(table)
-    assert rows[0] == [
-        "model", "scores", "COCO PQ", "COCO mAP", "COCO mIoU", "ADE20K PQ", "ADE20K mAP", "ADE20K mIoU",
-    ]  # fmt: skip
-    assert rows[1:] == [
-        ["ODISE", "CLIP only", "27.6", "26.2", "23.7", "15.3", "9.8", "17.3"],
-        ["ODISE", "fused", "-", "-", "-", "22.9", "-", "-"],
-    ]
-
-
 def test_the_panoptic_table_of_a_run_has_the_columns_that_some_fusion_has():
     rows = cells(run_table("panoptic", PANOPTIC))
     assert rows[0] == [
@@ -156,7 +141,6 @@ def test_data_sets_whose_titles_are_equal_keep_their_names():
 
 
 COUNTS = {"classes": 3.0, "images": 2.0}
-NOVEL = {"bbox": COUNTS | {"AP": 20.0, "AP50": 50.44, "AP50-seen": 54.94, "AP50-unseen": 37.6}}
 OF_LVIS = {
     "bbox": COUNTS | {"AP": 27.0, "APr": 26.0, "APc": 25.0, "APf": 30.0, "AP50-unseen": 40.0},
     "segm": COUNTS | {"AP": 25.2, "APr": 25.3, "APc": 21.8, "APf": 29.1},
@@ -165,43 +149,6 @@ TRANSFER = {
     "bbox": COUNTS
     | dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), (40.5, 63.8, 44.3, 26.8, 44.6, 53.8)))
 }
-
-
-def test_tables_3_and_4():
-    novel = paper_tables({"ov_coco_val": NOVEL}, "ours", "ov_coco_65")
-    assert cells(novel["The paper's Table 3a"]) == [
-        ["model", "OV-COCO novel", "OV-COCO base", "OV-COCO all"],
-        ["ours", "37.6", "54.9", "50.4"],
-    ]
-    tables = paper_tables({"ov_lvis_val": OF_LVIS}, "ours", "lvis_v1_1203")
-    lvis = cells(tables["The paper's Table 3b"])
-    assert lvis[0][1:] == [f"OV-LVIS mAP{group}" for group in ("_r", "_c", "_f", "")]
-    assert lvis[1] == ["ours", "25.3", "21.8", "29.1", "25.2"]
-    both = {"transfer_objects365_val": {"bbox": {"AP": 19.5}}, "transfer_coco_val": TRANSFER}
-    transfer = cells(paper_tables(both, "ours", "")["The paper's Table 4"])
-    assert transfer[0][:3] == ["model", "COCO AP", "COCO AP50"]
-    assert transfer[0][7:9] == ["Objects365 AP", "Objects365 AP50"]
-    assert transfer[1][1:9] == ["40.5", "63.8", "44.3", "26.8", "44.6", "53.8", "19.5", "-"]
-
-
-@pytest.mark.parametrize(
-    ("trained", "titles"),
-    [
-        ("ov_coco_65", ["Table 3a"]),
-        ("lvis_v1_1203", ["Table 3b", "Table 3b, of boxes", "Table 4"]),
-        ("", ["Table 4"]),
-        ("coco_80", []),
-    ],
-)
-def test_a_table_of_the_paper_has_its_data_sets_and_its_training(trained, titles):
-    results = {"ov_coco_val": NOVEL, "ov_lvis_val": OF_LVIS, "transfer_coco_val": TRANSFER}
-    tables = paper_tables(results | {"own": TRANSFER}, "ours", trained)
-    assert list(tables) == [f"The paper's {title}" for title in titles]
-    assert all("own" not in table for table in tables.values())
-    # Vocabularies and data sets that are named here are those of the catalogue.
-    named = [DATASETS[name].vocabulary for name in ("ov_coco_train", "ov_lvis_train")]
-    assert named == ["ov_coco_65", "lvis_v1_1203"]
-    assert all(name in DATASETS for table in PAPER.values() for name in table.datasets)
 
 
 def test_the_detection_table_of_a_run_has_the_columns_that_are_known():

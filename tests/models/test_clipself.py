@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import load_clip, runtime
+from clipself_seg.clip import block_calls, load_clip
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.build import build_model
 from clipself_seg.models.clipself import DistillationTraining
-from clipself_seg.models.distillation import WeightedTerms
+from clipself_seg.models.distillation import WeightedObjectives
 from tests.tiny import (
     SIDE,
     WORDS,
@@ -124,7 +124,7 @@ def test_exported_checkpoint_is_a_plain_clip(tmp_path):
 @pytest.mark.heavy
 def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     torch._dynamo.reset()
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, compiled = tiny_clipself(), tiny_clipself()
     for tower in (compiled.student, compiled.teacher.visual):
@@ -137,7 +137,7 @@ def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     for name, parameter in plain.student.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(compiled.student.get_parameter(name).grad, parameter.grad)
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
 
 
 def test_average_over_images_reaches_the_loss():
@@ -176,8 +176,8 @@ def test_a_student_whose_attention_was_trained_goes_on_only_with_what_trains_it(
     expected = copy.deepcopy(preserved.student)
     with pytest.raises(InputError, match=f"queries of the last block's {part} does not train"):
         tiny_clipself(student=preserved.learner)
-    with_preservation = WeightedTerms({"CROPS": 1.0, "OWN_CROPS": 1.0})
-    model = tiny_clipself(student=preserved.learner, objective=with_preservation)
+    with_preservation = WeightedObjectives({"CROPS": 1.0, "OWN_CROPS": 1.0})
+    model = tiny_clipself(student=preserved.learner, target=with_preservation)
     model.after_optimizer_step()
     assert not changed(state(expected), model.student.state_dict())
 

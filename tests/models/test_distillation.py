@@ -1,4 +1,4 @@
-"""Objectives of the student: what a configuration names, what a step computes, each term, and their teachers."""
+"""Targets of the student: what a configuration names, what a step computes, each objective, and their teachers."""
 
 import functools
 import sys
@@ -14,22 +14,22 @@ from open_clip.loss import ClipLoss
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import KEYS as DECLARED
-from clipself_seg.config.relations import RELATIONS
+from clipself_seg.config.relations import CORRELATED, RELATIONS
 from clipself_seg.errors import InputError
-from clipself_seg.heads import distillation as correlation
-from clipself_seg.heads.distillation import federated_nouns
+from clipself_seg.heads import distillation_losses as correlation
+from clipself_seg.heads.distillation_losses import federated_nouns
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation import (
     CONTEXTS,
     OBJECTIVES,
-    TERMS,
+    TARGETS,
     CaptionContrast,
     Original,
     RegionText,
     Step,
     TimmBackbone,
-    WeightedTerms,
-    build_objective,
+    WeightedObjectives,
+    build_target,
     correlation_teacher,
     valid_cells,
 )
@@ -40,35 +40,34 @@ from tests.two_processes import in_two_processes
 TARGET = "MODEL.CLIPSELF.TARGET"
 
 
-def test_every_target_that_is_allowed_has_an_objective():
-    assert tuple(OBJECTIVES) == DECLARED[TARGET].choices
+def test_every_target_that_is_allowed_is_built():
+    assert tuple(TARGETS) == DECLARED[TARGET].choices
 
 
-def objective(*opts):
-    return build_objective(load_config(None, list(opts)))
+def target(*opts):
+    return build_target(load_config(None, list(opts)))
 
 
 KEYS = "MODEL.CLIPSELF.OBJECTIVES."
 TEACHER = ("MODEL.CLIPSELF.CORRELATION.TEACHER", "original")
 
 
-def test_every_key_of_a_weight_has_its_term_and_every_term_its_key():
+def test_every_key_of_a_weight_has_its_objective_and_every_objective_its_key():
     weights = load_config(None).MODEL.CLIPSELF.OBJECTIVES
-    assert list(weights) == list(TERMS) and dict(weights) == {
-        name: float(name == "CROPS") for name in TERMS
+    assert list(weights) == list(OBJECTIVES) and dict(weights) == {
+        name: float(name == "CROPS") for name in OBJECTIVES
     }
     relations = [one.keys for one in RELATIONS if len(one.keys) == 2]
-    assert all((f"{KEYS}{name}", TARGET) in relations for name in TERMS)
-    correlated = {key for key, other in relations if other == TEACHER[0]}
-    assert {f"{KEYS}{n}" for n, term in TERMS.items() if term.correlated} == correlated
+    assert all((f"{KEYS}{name}", TARGET) in relations for name in OBJECTIVES)
+    assert {key for key, other in relations if other == TEACHER[0]} == {*CORRELATED}
     assert tuple(CONTEXTS) == DECLARED["MODEL.CLIPSELF.CORRELATION.CONTEXT"].choices
 
 
-def test_weights_of_a_configuration_are_those_of_its_terms():
-    opts = [word for n, name in enumerate(TERMS) for word in (f"{KEYS}{name}", str(n / 2))]
-    made = objective(*opts, *TEACHER, "MODEL.CLIPSELF.CORRELATION.CONTEXT", "qk")
-    assert isinstance(made, WeightedTerms)
-    assert made.weights == {name: n / 2 for n, name in enumerate(TERMS) if n}
+def test_weights_of_a_configuration_are_those_of_its_objectives():
+    opts = [word for n, name in enumerate(OBJECTIVES) for word in (f"{KEYS}{name}", str(n / 2))]
+    made = target(*opts, *TEACHER, "MODEL.CLIPSELF.CORRELATION.CONTEXT", "qk")
+    assert isinstance(made, WeightedObjectives)
+    assert made.weights == {name: n / 2 for n, name in enumerate(OBJECTIVES) if n}
     assert made.reads == ("queries", "keys", "dense", "image")
     assert isinstance(made.teacher, Original)
     assert correlation.TEMPERATURE == 0.2
@@ -79,20 +78,20 @@ def test_weights_of_a_configuration_are_those_of_its_terms():
     [
         (["SPATIAL", "1"], "SPATIAL must be 0 without a teacher of correlations"),
         (["CROPS", "-1"], "CROPS must be 0 or more"),
-        (["CROPS", "0"], "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of CROPS,"),
-        (["CROPS", "0", "CONTEXT", "1", "TEACHER"], "CONTEXT trains queries alone"),
-        (["OWN_CROPS", "1", "TEACHER"], "TEACHER is original, but nothing asks for it"),
+        (["CROPS", "0"], "OBJECTIVES must be greater than 0 for one .*{'CROPS': 0.0,"),
+        (["CROPS", "0", "CONTEXT", "1", "TEACHER"], "beside CONTEXT, such as CROPS: queries alone"),
+        (["OWN_CROPS", "1", "TEACHER"], "TEACHER must be none, or one of .*, got 'original' with"),
         (["OWN_CROPS", "1", "MODEL.CLIPSELF.TARGET", "texts"], "OWN_CROPS must be 0.0 but for"),
         (["CROPS", "0.5", "MODEL.CLIPSELF.TARGET", "captions"], "CROPS must be 1.0 but for"),
         (["COHERENCE", "1", TEACHER[0], "vit_bas_patch14_dinov2"], 'did you mean "vit_base_patch'),
     ],
 )
 def test_weights_that_do_not_go_together_are_refused_in_one_line(opts, message):
-    words = [f"{KEYS}{word}" if word in TERMS else word for word in opts]
+    words = [f"{KEYS}{word}" if word in OBJECTIVES else word for word in opts]
     if "TEACHER" in words:
         words[-1:] = TEACHER
     with pytest.raises(InputError, match=message) as caught:
-        objective(*words)
+        target(*words)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -149,7 +148,7 @@ def test_cells_of_padding_alone_do_not_count():
 
 
 def test_whole_images_are_compared_at_the_clips_own_size_and_only_the_student_learns():
-    model = tiny_clipself(objective=WeightedTerms({"WHOLE_IMAGES": 1.0}))
+    model = tiny_clipself(target=WeightedObjectives({"WHOLE_IMAGES": 1.0}))
     sizes = []
     model.student.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:]))
     large = [s | {"image": s["image"].repeat(1, 2, 2)} for s in tiny_samples(2)]
@@ -164,7 +163,7 @@ CAPTIONS = ["a cat on grass", "two dogs", "a red kite"]
 def captioned(**how):
     """A model that trains on captions, and three samples."""
     samples = [s | {"caption": text} for s, text in zip(tiny_samples(3), CAPTIONS)]
-    return tiny_clipself(objective=CaptionContrast(), **how), samples
+    return tiny_clipself(target=CaptionContrast(), **how), samples
 
 
 def test_loss_is_open_clips_on_image_embeddings_and_captions():
@@ -200,8 +199,8 @@ def weighted_samples(count=2):
 
 def weighted(context="q", how=None, **weights):
     """A tiny CLIPSelf whose student, in its own weights, is no longer its teacher."""
-    objective = WeightedTerms(weights, Original(), CONTEXTS[context])
-    model = tiny_clipself(objective=objective, **(how or {}))
+    target = WeightedObjectives(weights, Original(), CONTEXTS[context])
+    model = tiny_clipself(target=target, **(how or {}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.student.parameters():
@@ -256,18 +255,20 @@ def tiny_crops(model, samples):
     return alone(samples)["loss_clipself"]
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_each_term_is_its_formula_on_cells_that_are_no_padding_times_its_weight(name):
     weights = {name: 0.5} | ({"CROPS": 1.0} if name == "CONTEXT" else {})
     model, samples = weighted(**weights), weighted_samples()
     losses = model(samples)
-    assert losses.keys() == {TERMS[term].loss for term in weights}
-    torch.testing.assert_close(losses[TERMS[name].loss], 0.5 * expected(name, model, samples))
+    assert losses.keys() == {OBJECTIVES[term].loss for term in weights}
+    torch.testing.assert_close(losses[OBJECTIVES[name].loss], 0.5 * expected(name, model, samples))
 
 
 def test_crops_alone_are_clipself_bit_for_bit():
     samples = weighted_samples(3)
-    losses = [tiny_clipself(objective=one)(samples) for one in (None, WeightedTerms({"CROPS": 1}))]
+    losses = [
+        tiny_clipself(target=one)(samples) for one in (None, WeightedObjectives({"CROPS": 1}))
+    ]
     assert losses[0].keys() == losses[1].keys()
     assert torch.equal(losses[0]["loss_clipself"], losses[1]["loss_clipself"])
 
@@ -312,16 +313,16 @@ def test_only_what_a_term_reads_learns_whatever_weight_decay_would_do(terms):
 def test_towers_without_queries_of_a_last_block_refuse_the_context_when_the_model_is_built():
     clip = random_clip()
     clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
-    terms = functools.partial(WeightedTerms, teacher=Original(), context=CONTEXTS["qk"])
+    terms = functools.partial(WeightedObjectives, teacher=Original(), context=CONTEXTS["qk"])
     with pytest.raises(
         InputError, match="no queries or keys of a last block, which .*CONTEXT compares: leave it 0"
     ):
-        CLIPSelf(clip=clip, objective=terms({"CROPS": 1.0, "CONTEXT": 1.0}))
-    CLIPSelf(clip=clip, objective=terms({"CROPS": 1.0, "SPATIAL": 1.0}))
+        CLIPSelf(clip=clip, target=terms({"CROPS": 1.0, "CONTEXT": 1.0}))
+    CLIPSelf(clip=clip, target=terms({"CROPS": 1.0, "SPATIAL": 1.0}))
 
 
 def test_no_regions_and_no_box_of_the_image_are_no_trouble():
-    weights = dict.fromkeys(TERMS, 1.0)
+    weights = dict.fromkeys(OBJECTIVES, 1.0)
     (sample,) = tiny_samples(1)
     none = {"boxes": torch.zeros(0, 4), "crops": sample["crops"][:0]}
     losses = weighted(**weights)([sample | none])
@@ -396,8 +397,8 @@ def test_a_backbone_of_one_size_is_refused_before_training(monkeypatch):
 
 def test_only_the_student_learns_from_a_backbone_which_no_checkpoint_has():
     teacher = TimmBackbone("test_vit", pretrained=False)
-    objective = WeightedTerms({"COHERENCE": 1.0, "SPATIAL": 1.0, "CROPS": 1.0}, teacher)
-    model = tiny_clipself(objective=objective)
+    target = WeightedObjectives({"COHERENCE": 1.0, "SPATIAL": 1.0, "CROPS": 1.0}, teacher)
+    model = tiny_clipself(target=target)
     before = set(model.state_dict())
     model.setup_training(None)
     losses = model(tiny_samples(2))
@@ -420,8 +421,8 @@ NOUN_CAPTIONS = ("a cat", "a dog on grass", "the sky", "a red ball")
 
 def tiny_region_text(loss="bce", negatives=100, **how):
     """A tiny CLIPSelf that learns the five nouns; one sentence a noun."""
-    objective = RegionText(loss=loss, negatives=negatives, templates="single")
-    model = tiny_clipself(objective=objective, **how)
+    target = RegionText(loss=loss, negatives=negatives, templates="single")
+    model = tiny_clipself(target=target, **how)
     model.setup_training(NOUNS)
     return model
 
@@ -499,7 +500,7 @@ def test_regionclip_has_its_three_losses_and_only_the_student_learns():
 
 # What is learned -> the model, by its further arguments, and samples.
 LEARNERS = {
-    "terms": (lambda **how: weighted(how=how, **dict.fromkeys(TERMS, 1.0)), weighted_samples),
+    "terms": (lambda **how: weighted(how=how, **dict.fromkeys(OBJECTIVES, 1.0)), weighted_samples),
     "captions": (lambda **how: captioned(**how)[0], lambda count: captioned()[1][:count]),
     "bce": (tiny_region_text, text_samples),
     "softmax": (lambda **how: tiny_region_text("softmax", **how), text_samples),

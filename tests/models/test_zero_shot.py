@@ -14,7 +14,7 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
-from clipself_seg.models.protocol import Model, TrainableModel
+from clipself_seg.models.model_protocols import Model, TrainableModel
 from lab.prepare.common import Options
 from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT

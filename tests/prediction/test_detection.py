@@ -21,7 +21,7 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.boxes import DetectionRule
 from clipself_seg.heads.fvit.roi_heads import DetectionSettings
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.loop import predict_files

@@ -15,8 +15,8 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.models.model_protocols import Classes
 from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings
-from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files

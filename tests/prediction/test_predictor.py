@@ -13,7 +13,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from clipself_seg.prediction import predictor
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.mini_worlds import SIZES, WorldCheck

@@ -96,7 +96,7 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
     assert {path.name for path in folder.iterdir()} == {*pretrained.FILES}
     header, card = (folder / "README.md").read_text().split("---\n")[1:3]
     assert yaml.safe_load(header)["license"] == "apache-2.0"
-    for said in ("mini-open-panoptic", "Apache-2.0, comes with", "bit for bit", "commit"):
+    for said in ("mini-open-panoptic", "Apache-2.0 | comes with", "bit for bit", "commit"):
         assert said in card
     words = json.loads((folder / "vocabulary.json").read_text())
     assert words["seen"] == [False, False, True]
@@ -109,9 +109,12 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
 @pytest.mark.parametrize(
     "licences, common",
     [
-        (["MIT (the repository's)", "MIT (open_clip docs/PRETRAINED.md)"], "mit"),
-        (["Apache-2.0, comes with clipself_seg"], "apache-2.0"),
-        (["Apache-2.0 (timm)", "not known here"], "other"),
+        (["MIT", "MIT"], "mit"),
+        (["Apache-2.0"], "apache-2.0"),
+        (["CC BY 4.0"], "cc-by-4.0"),
+        (["MIT (the repository's)"], "other"),
+        (["Apache-2.0", "MIT"], "other"),
+        (["Apache-2.0", "not known here"], "other"),
         (["S-Lab License 1.0, non-commercial"], "other"),
     ],
 )

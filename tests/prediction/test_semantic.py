@@ -11,7 +11,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from clipself_seg.prediction.load import load, prediction_config
 from clipself_seg.prediction.results import label_type
 from clipself_seg.prediction.task_predictors import SemanticPredictor

@@ -1,6 +1,7 @@
 """Operations and memory of recipes, and the page of what to expect of each."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from bench.flops import tower_flops
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
 from lab.tables import runs
+from lab.tables.reproduce import Reproduction
 from tests.conftest import ROOT
 
 
@@ -157,6 +159,29 @@ def test_the_page_is_as_it_is_written():
     assert recipe_tables.page() == PAGE, "python tools/recipe_tables.py > docs/expected.md"
 
 
-def test_the_plan_of_reproduce_has_the_hours_of_the_page():
+def test_the_plan_of_reproduce_has_the_hours_and_the_memory_of_the_page():
     hours = {name: cells[2].split(" ")[0] for name, cells in COSTS.items()}
     assert {k: float(v) for k, v in hours.items() if v.replace(".", "").isdigit()} == runs.HOURS
+    gib, images = runs.COSTS["GiB of a GPU"], runs.COSTS["images of a GPU"]
+    said = {name: re.fullmatch(r"([\d.]+) \((\d+)\)", cells[3]) for name, cells in COSTS.items()}
+    assert {k: (float(v[1]), int(v[2])) for k, v in said.items() if v} == {
+        name: (gib[name], images[name]) for name in gib
+    }
+
+
+def test_the_evaluation_of_an_image_costs_what_its_model_computes():
+    cfg = load_config(ROOT / "configs/mini/regions.yaml", ["MODEL.CLIP.WEIGHTS", ""])
+    clip = load_clip("ViT-Mini-8", None)
+    flops = tower_flops(clip.visual, 160, clip.image_size)
+    cfg.merge_from_list(
+        ["TEST.REGIONS.READ", ("boxes", "masks"), "INPUT.REGIONS.STUDENT_SIZE", 160]
+    )
+    assert recipe_costs.evaluation(cfg) == flops.dense
+    cfg.merge_from_list(["TEST.REGIONS.READ", ("boxes", "crops")])
+    expected = flops.dense + recipe_costs.LABELLED * flops.image
+    assert recipe_costs.evaluation(cfg) == pytest.approx(expected)
+
+
+def test_every_run_of_a_table_on_real_data_has_its_hours(tmp_path):
+    plan = Reproduction(scale="real", seeds=[0], output=tmp_path, docs=tmp_path)
+    assert [run.name for run in plan.wanted([]) if not run.minutes] == []

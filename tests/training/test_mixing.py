@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.training import mixing, run
+from clipself_seg.training import final_evaluation, mixing, run
 from clipself_seg.training.mixing import changed_tensors, fractions_of, mixed, start_of_run
 from clipself_seg.training.tasks import TrainingData
 from tests.conftest import ROOT
@@ -99,8 +99,8 @@ def evaluated(folder, evaluation, fractions=(1.0, 0.0, 0.5), **outputs):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(folder)])
     model = Toy()
     start = start_of(trained(model)) if fractions else {}
-    outputs = mixing.RunOutputs(cfg, folder, 9, **outputs)
-    mixing.evaluate_mixed(evaluation, model, outputs, start, fractions)
+    outputs = final_evaluation.RunOutputs(cfg, folder, 9, **outputs)
+    final_evaluation.evaluate_run(evaluation, model, outputs, start, fractions)
     return json.loads((folder / "results.json").read_text())
 
 
@@ -209,8 +209,10 @@ def test_a_training_without_a_start_has_no_mixtures():
     assert fractions_of(configuration("DATASETS.DATA", "own.yaml"), trains=True) == []
     data = configuration("DATASETS.DATA", "own.yaml", "MODEL.WEIGHTS", "start.pth")
     assert fractions_of(data) == [] and fractions_of(data, trains=True) == [1, 0]
-    with pytest.raises(InputError, match="needs a model to start from, and MODEL.WEIGHTS is empty"):
-        fractions_of(configuration(KEY, "(0.5,)"))
+    with pytest.raises(
+        InputError, match=r"must be \(\) without a start to mix with, MODEL.WEIGHTS"
+    ):
+        configuration(KEY, "(0.5,)")
     given = configuration(KEY, "(0.5, 1, 0.25)", "MODEL.WEIGHTS", "start.pth")
     assert fractions_of(given) == [1, 0, 0.5, 0.25]
 
@@ -218,7 +220,7 @@ def test_a_training_without_a_start_has_no_mixtures():
 @pytest.mark.parametrize(
     "config, fractions, message",
     [
-        ("mini/patches", "(0.5,)", "for a distillation, .*ALPHA_SWEEP"),
+        ("mini/patches", "(0.5,)", "CLIPSelf does not read it"),
         ("mini/zero_shot", "(0.5,)", "ZeroShotSegmenter does not read it"),
         ("mini/semseg", "(1.5,)", r"must be numbers, each in \[0, 1\]"),
     ],

@@ -14,12 +14,12 @@ from detectron2.utils import comm
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation
-from clipself_seg.evaluation.protocol import MeasuringProtocol
+from clipself_seg.evaluation.evaluation_base import Evaluation
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
-from clipself_seg.training.mixing import RunOutputs
+from clipself_seg.training.final_evaluation import RunOutputs
 from clipself_seg.training.run import setup_logging
 from clipself_seg.training.settings import TrainingSettings
 from tests.conftest import ROOT

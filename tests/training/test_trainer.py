@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,10 @@ from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config.declare import is_free
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, WeightedTerms
+from clipself_seg.models.distillation import CONTEXTS, OBJECTIVES, Original, WeightedObjectives
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import HostCopy, drop_metrics_from
+from clipself_seg.training.optimizer import learning_rate
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer, TrainingStopped
 from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
@@ -33,8 +35,7 @@ def settings(folder: Path, **changes) -> TrainingSettings:
             "seed": 3,
             "batch_size": 2,
             "iterations": ITERATIONS,
-            "base_lr": 1e-2,
-            "warmup": 2,
+            "rate": partial(learning_rate, base=1e-2, warmup=2, total=ITERATIONS),
             "betas": (0.9, 0.98),
             "eps": 1e-6,
             "checkpoint_period": 2,
@@ -50,13 +51,13 @@ def trainer(
     mapper=tiny_mapper,
     evaluate=None,
     records=None,
-    objective=None,
+    target=None,
     hooks=(),
     vocabulary=None,
     **changes,
 ) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
-    model = tiny_clipself(trainable_blocks=2, objective=objective)
+    model = tiny_clipself(trainable_blocks=2, target=target)
     run_settings = settings(folder, **changes)
     return Trainer(
         model=model,
@@ -266,7 +267,7 @@ def test_weights_that_are_not_finite_push_no_good_checkpoint_out(tmp_path, steps
 
 
 def test_a_rate_that_is_no_number_leaves_no_checkpoint(tmp_path):
-    run = trainer(tmp_path, base_lr=float("nan"))
+    run = trainer(tmp_path, rate=lambda step: float("nan"))
     with pytest.raises(TrainingStopped, match="not finite.*is finite: there is none"):
         run.train()
     assert not run.checkpoints.paths()
@@ -311,17 +312,17 @@ def test_loss_scaling_survives_resume(tmp_path):
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
 
 
-def every_objective() -> WeightedTerms:
-    return WeightedTerms(dict.fromkeys(TERMS, 0.5), Original(), CONTEXTS["qk"])
+def every_objective() -> WeightedObjectives:
+    return WeightedObjectives(dict.fromkeys(OBJECTIVES, 0.5), Original(), CONTEXTS["qk"])
 
 
 def test_a_resumed_run_of_every_objective_writes_the_files_of_an_uninterrupted_one(tmp_path):
-    trainer(tmp_path / "whole", objective=every_objective()).train()
-    part = trainer(tmp_path / "part", objective=every_objective())
+    trainer(tmp_path / "whole", target=every_objective()).train()
+    part = trainer(tmp_path / "part", target=every_objective())
     part.mapper = lambda record, draw: [][0] if draw == 10 else tiny_mapper(record, draw)
     with pytest.raises(IndexError):
         part.train()
-    trainer(tmp_path / "part", objective=every_objective()).train(resume=True)
+    trainer(tmp_path / "part", target=every_objective()).train(resume=True)
     states = [
         {path.name: path.read_bytes() for path in (tmp_path / name / "checkpoints").iterdir()}
         for name in ("whole", "part")
@@ -330,7 +331,7 @@ def test_a_resumed_run_of_every_objective_writes_the_files_of_an_uninterrupted_o
     logged = []
     for name in ("whole", "part"):
         lines = map(json.loads, (tmp_path / name / "metrics.json").read_text().splitlines())
-        terms = [term.loss for term in TERMS.values()]
+        terms = [term.loss for term in OBJECTIVES.values()]
         kept = ("iteration", *terms, "gradient_norm", "lr")  # the others are times
         logged.append([{key: line[key] for key in kept} for line in lines])
     assert logged[0] == logged[1] and len(logged[0]) == ITERATIONS

@@ -56,11 +56,11 @@ def test_captions_of_both_processes_compete_as_in_one(tmp_path):
     samples = [sample | {"caption": text} for sample, text in zip(SAMPLES, texts)]
 
     def work(rank: int, folder: Path) -> Tensors:
-        model = tiny_clipself(objective=CaptionContrast())
+        model = tiny_clipself(target=CaptionContrast())
         return gradients(model, samples[2 * rank : 2 * rank + 2])
 
     first, second = in_two_processes(work, tmp_path)
-    whole = gradients(tiny_clipself(objective=CaptionContrast()), samples)
+    whole = gradients(tiny_clipself(target=CaptionContrast()), samples)
     assert all(torch.equal(first[name], second[name]) for name in whole)
     assert worst(first, whole) < 1e-4
 

@@ -5,7 +5,13 @@ import pytest
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.clipself import DistillationTraining
-from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, TimmBackbone, WeightedTerms
+from clipself_seg.models.distillation import (
+    CONTEXTS,
+    OBJECTIVES,
+    Original,
+    TimmBackbone,
+    WeightedObjectives,
+)
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
@@ -27,7 +33,7 @@ def crops(**how):
 
 def all_terms(teacher):
     model = tiny_clipself(
-        objective=WeightedTerms(dict.fromkeys(TERMS, 1.0), teacher, CONTEXTS["qk"])
+        target=WeightedObjectives(dict.fromkeys(OBJECTIVES, 1.0), teacher, CONTEXTS["qk"])
     )
     model = on_accelerator(model)
     with HostSyncs():

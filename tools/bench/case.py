@@ -20,12 +20,13 @@ from bench.flops import TowerFlops, pooling_flops, tower_flops
 from bench.measure import Run
 from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.runtime import autocast, without_values
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import ModelBase
+from clipself_seg.models.model_base import ModelBase
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]

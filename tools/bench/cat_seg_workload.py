@@ -17,7 +17,7 @@ from bench.case import IMAGE_SIZE, Case, Workload
 from bench.flops import aggregator_flops, feature_flops, step_flops, text_flops, upsample_flops
 from bench.measure import Run
 from bench.plain_aggregator import aggregate
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample

@@ -15,7 +15,7 @@ from detectron2.layers.mask_ops import paste_masks_in_image
 from torch import Tensor
 
 from bench import plain_detection as plain
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.precision import autocast
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import Detected, decode_boxes, select_detections
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers

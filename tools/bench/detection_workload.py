@@ -26,7 +26,7 @@ from bench.flops import count_flops, pooling_flops, tower_flops
 from bench.inputs import KINDS, noise, random_text
 from bench.measure import Run
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.pyramid import CHANNELS, RELATIVE_STRIDES, FeaturePyramid, TapResizers

@@ -25,7 +25,7 @@ from bench.panoptic_workload import PanopticWorkload
 from bench.shards import image_like_pixels, write_shard
 from clipself_seg.clip import runtime
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.precision import autocast
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.data.shards import ShardStream

@@ -21,42 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.annotations import (
-    CLASSIFIED,
-    SEGMENTS,
-    JsonObject,
-    MadeAnnotations,
-    Record,
-    annotated_image,
-    category_names,
-    coco_list,
-    image_records,
-    instance_records,
-    is_box,
-    listed_records,
-    panoptic_records,
-    require_files,
-    require_same_classes,
-)
-from clipself_seg.data.datasets.own_file import (
-    MAPS,
-    SPARE,
-    DataFile,
-    Split,
-    files_below,
-    image_files,
-    read_data,
-    read_json_once,
-)
+from clipself_seg.data import annotations as coco
+from clipself_seg.data.annotations import JsonObject, MadeAnnotations, Record
+from clipself_seg.data.datasets import own_file, table
 from clipself_seg.data.datasets.records import standard_records
-from clipself_seg.data.datasets.table import (
-    CocoSet,
-    DataSet,
-    DetectionSet,
-    ImageSet,
-    PanopticSet,
-    SemSegSet,
-)
 from clipself_seg.data.images import image_size, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
@@ -99,12 +67,12 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
         InputError: nothing usable is there, or it is not for this task; other data are registered by this name.
     """
     known(task, KINDS, "task")
-    data = read_data(path, task)
+    data = own_file.read_data(path, task)
     if task == "whole_images":  # nothing trains on them
-        whole = Split(data.origin) if data.origin.is_dir() else data.train
+        whole = own_file.Split(data.origin) if data.origin.is_dir() else data.train
         data = replace(data, val=data.val if data.val.images else whole)
         return OwnData("", (_register(data, "val", task),))
-    train = _register(data, "train", task) if data.train != Split() else ""
+    train = _register(data, "train", task) if data.train != own_file.Split() else ""
     if task == "distillation":  # regions are recognised in panoptic data alone
         if data.others:
             wrong = 'a distillation does not evaluate "others": name panoptic data in DATASETS.TEST'
@@ -114,12 +82,12 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     return OwnData(train, (_register(data, "val", task), *others))
 
 
-def _other(other: str, data: DataFile, task: str) -> str:
+def _other(other: str, data: own_file.DataFile, task: str) -> str:
     """Name of the data set that an entry of `others` stands for."""
     place = data.origin.parent / home_expanded(other, "give a whole path")
     names = DatasetCatalog.list()
     if other not in names and place.exists():
-        return _register(read_data(place, task), "val", task)
+        return _register(own_file.read_data(place, task), "val", task)
     return known(other, names, "data set or file", origin=f'{data.origin}: "others"')
 
 
@@ -145,8 +113,8 @@ class Part:
         classes: classes of its ground truth; pixels or objects of none of them are ignored.
     """
 
-    data: DataFile
-    split: Split
+    data: own_file.DataFile
+    split: own_file.Split
     root: Path
     classes: Vocabulary
 
@@ -154,8 +122,8 @@ class Part:
         """Images by name, sorted, each with its file of labels in a folder, or None where it has none."""
         source = self.split.images
         assert source is not None
-        images = _by_stem(image_files(source), source)
-        files = [path for path in files_below(labels) if path.suffix.lower() in endings]
+        images = _by_stem(own_file.image_files(source), source)
+        files = [path for path in own_file.files_below(labels) if path.suffix.lower() in endings]
         labelled = _by_stem(files, labels)
         both = images.keys() & labelled.keys()
         if not both:
@@ -181,19 +149,21 @@ class Part:
         names = self.data.names or {}
         assert source is not None
         if self.split.json:
-            content = read_json_once(source)
-            require_same_classes(content, self.data.vocabulary(), source)
-            images = self.split.chosen(coco_list(content, "images", source))
+            content = own_file.read_json_once(source)
+            coco.require_same_classes(content, self.data.vocabulary(), source)
+            images = self.split.chosen(coco.coco_list(content, "images", source))
         else:
             content = yolo_content(self.pairs(source, (".txt",)), names, self.data.listed)
             images = content["images"]
-        listed = {record["image_id"] for record in listed_records(content, source, self.root, 1)}
+        listed = {
+            record["image_id"] for record in coco.listed_records(content, source, self.root, 1)
+        }
         own = {image["id"] for image in images}
         kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[int]()
-        segmented = "segments_info" in coco_list(content, "annotations", source)[0]
-        schema = SEGMENTS if segmented else CLASSIFIED
-        for annotation in coco_list(content, "annotations", source, schema):
-            if annotated_image(annotation, listed, source) not in own:
+        segmented = "segments_info" in coco.coco_list(content, "annotations", source)[0]
+        schema = coco.SEGMENTS if segmented else coco.CLASSIFIED
+        for annotation in coco.coco_list(content, "annotations", source, schema):
+            if coco.annotated_image(annotation, listed, source) not in own:
                 continue
             if segmented:
                 segments = annotation["segments_info"]
@@ -207,14 +177,14 @@ class Part:
                 left_out[annotation["category_id"]] += 1
                 unnamed.append(annotation)
                 continue
-            elif is_box(annotation.get("bbox")):
+            elif coco.is_box(annotation.get("bbox")):
                 _, _, width, height = annotation["bbox"]
                 annotation = {"area": width * height} | annotation
             kept.append(annotation)
         if not kept:
             reason = f"none of its annotations is of a class of {self.data.origin}"
             raise InputError(f'{source}: {reason}: correct the numbers of "names"')
-        stated = category_names(content, source)
+        stated = coco.category_names(content, source)
         said = {str(stated.get(n, n)): count for n, count in left_out.items() if n not in names}
         parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
         return content | parts
@@ -229,12 +199,12 @@ class Part:
             assert self.split.masks is not None
             return [
                 {"file_name": str(image), "sem_seg_file_name": str(labels), "image_id": stem}
-                for stem, (image, labels) in self.pairs(self.split.masks, MAPS).items()
+                for stem, (image, labels) in self.pairs(self.split.masks, own_file.MAPS).items()
                 if labels
             ]
         index_of, content = self.classes.dataset_id_to_index, made.make()
         if "segments_info" in content["annotations"][0]:
-            records = panoptic_records(made, self.root, self.split.pngs)
+            records = coco.panoptic_records(made, self.root, self.split.pngs)
             for record in records:
                 record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
                 segments = record.pop("segments_info")
@@ -251,7 +221,7 @@ class Part:
                 e for e in objects if e["category_id"] != VOID or e.get("segmentation")
             ]
             indices = index_of | {VOID: _ignored(self.classes)}
-            records = instance_records(content, made, self.root, indices, masks=True)
+            records = coco.instance_records(content, made, self.root, indices, masks=True)
             for record in records:
                 record["sem_seg_file_name"] = str(made)
                 # The largest first, so that none hides another.
@@ -261,21 +231,21 @@ class Part:
         return [r for r in records if any(label in named for _, label in r["painted"])]
 
 
-def _images_alone(split: Split) -> JsonObject:
+def _images_alone(split: own_file.Split) -> JsonObject:
     if split.json:
-        images = coco_list(read_json_once(split.json), "images", split.json)
+        images = coco.coco_list(own_file.read_json_once(split.json), "images", split.json)
         return {"images": split.chosen(images)}
     assert split.images is not None
-    files = map(str, split.chosen(image_files(split.images)))
+    files = map(str, split.chosen(own_file.image_files(split.images)))
     return {"images": [{"id": file, "file_name": file} for file in files]}
 
 
-def _image_root(split: Split) -> Path:
+def _image_root(split: own_file.Split) -> Path:
     """Folder to which the file names of a COCO JSON are relative: the first of the usual ones that has some."""
     if split.images or not split.json:
         assert split.images is not None
         return split.images
-    first = coco_list(read_json_once(split.json), "images", split.json)[:50]
+    first = coco.coco_list(own_file.read_json_once(split.json), "images", split.json)[:50]
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
     below = ("", "images", part, f"images/{part}")
     places = [place / name for name in below for place in (folder, folder.parent)]
@@ -285,7 +255,7 @@ def _image_root(split: Split) -> Path:
 
 def _ignored(classes: Vocabulary) -> int:
     """Label of pixels without ground truth beside these classes."""
-    return SPARE[len(classes) > SPARE[0]]
+    return own_file.SPARE[len(classes) > own_file.SPARE[0]]
 
 
 def _extent(entry: Record) -> float:
@@ -294,19 +264,19 @@ def _extent(entry: Record) -> float:
 
 
 # Task -> ending of the names of its data sets, their kind, key of their annotations and evaluator_type.
-KINDS: dict[str, tuple[str, type[DataSet], str, str]] = {
-    "semantic": ("sem_seg", SemSegSet, "source", "sem_seg"),
-    "panoptic": ("panoptic", PanopticSet, "panoptic_json", "coco_panoptic_seg"),
-    "detection": ("boxes", DetectionSet, "json_file", "coco"),
-    "distillation": ("images", CocoSet, "json_file", ""),
-    "whole_images": ("whole_images", ImageSet, "annotations", "whole_images"),
+KINDS: dict[str, tuple[str, type[table.DataSet], str, str]] = {
+    "semantic": ("sem_seg", table.SemSegSet, "source", "sem_seg"),
+    "panoptic": ("panoptic", table.PanopticSet, "panoptic_json", "coco_panoptic_seg"),
+    "detection": ("boxes", table.DetectionSet, "json_file", "coco"),
+    "distillation": ("images", table.CocoSet, "json_file", ""),
+    "whole_images": ("whole_images", table.ImageSet, "annotations", "whole_images"),
 }
 
 
-def _register(data: DataFile, which: str, task: str) -> str:
+def _register(data: own_file.DataFile, which: str, task: str) -> str:
     """Registers the split "train" or "val" of the data for a task; returns its name."""
     ending, kind, key, evaluator = KINDS[task]
-    split: Split = getattr(data, which)
+    split: own_file.Split = getattr(data, which)
     name, root = f"{data.name}_{which}_{ending}", _image_root(split)
     metadata: dict[str, Any] = {"origin": str(data.origin), "image_root": str(root)}
     read: functools.partial[list[Record]]
@@ -314,7 +284,7 @@ def _register(data: DataFile, which: str, task: str) -> str:
     if task == "distillation":
         alone = functools.partial(_images_alone, split)
         made = MadeAnnotations(str(split.json or split.images), alone)
-        read = functools.partial(image_records, made, root)
+        read = functools.partial(coco.image_records, made, root)
     elif task == "whole_images":
         made, read = None, functools.partial(standard_records, name, kind)
         metadata |= {"vocabulary": data.vocabulary()} if data.names else {}
@@ -455,7 +425,7 @@ def check_data(names: Sequence[str]) -> list[str]:
         records = DatasetCatalog.get(name)
         if not records:
             raise InputError(f"{metadata.origin}: {name} has no image with labels: add some")
-        require_files(name, records, f"correct {metadata.origin}")
+        coco.require_files(name, records, f"correct {metadata.origin}")
         vocabulary = metadata.get("vocabulary") or ()
         said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
         files = {os.path.abspath(record["file_name"]) for record in records}

@@ -26,24 +26,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from clipself_seg.data.annotations import (
-    Record,
-    RegionText,
-    caption_records,
-    category_indices,
-    category_labels,
-    image_records,
-    instance_records,
-    log_left_out,
-    panoptic_records,
-    proposal_records,
-    read_coco_json,
-    read_phrases,
-    read_region_text,
-    require_base_classes,
-    require_files,
-    require_same_classes,
-)
+from clipself_seg.data import annotations as coco
+from clipself_seg.data.annotations import Record, RegionText
 from clipself_seg.data.datasets.table import (
     DATASETS,
     IGNORE_LABEL,
@@ -238,7 +222,7 @@ def distillation_records(names: Sequence[str], source: RegionSource) -> list[Rec
             annotations are segments.
     """
     contents = ("boxes", "nouns", "classes") if source == "proposals" else ()
-    read = {"grid": image_records, "proposals": proposal_records}[source]
+    read = {"grid": coco.image_records, "proposals": coco.proposal_records}[source]
     return [record for name in names for record in _read(name, read, *contents)]
 
 
@@ -252,7 +236,7 @@ def captioned_records(names: Sequence[str]) -> list[Record]:
         InputError: as `annotated_dataset`; a data set for regions without captions; files that are broken,
             see `caption_records`.
     """
-    return [record for name in names for record in _read(name, caption_records, "captions")]
+    return [record for name in names for record in _read(name, coco.caption_records, "captions")]
 
 
 def region_text_records(names: Sequence[str]) -> RegionText:
@@ -269,7 +253,7 @@ def region_text_records(names: Sequence[str]) -> RegionText:
     for name in names:
         # Classes are nouns; the one category of boxes that are proposals is none.
         entry = annotated_dataset(name, "nouns", "classes")
-        read.append(read_region_text(entry.path(entry.annotations), entry.path(entry.images)))
+        read.append(coco.read_region_text(entry.path(entry.annotations), entry.path(entry.images)))
         if read[-1].nouns != read[0].nouns:
             raise InputError(
                 f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
@@ -300,9 +284,9 @@ def _panoptic_records(entry: DataSet, vocabulary: Vocabulary) -> list[Record]:
     """Records with segments, once it is known that the vocabulary has all their categories."""
     json_file = entry.path(entry.annotations)
     pngs = entry.path(entry.panoptic_root)
-    records = panoptic_records(json_file, entry.path(entry.images), pngs)
+    records = coco.panoptic_records(json_file, entry.path(entry.images), pngs)
     categories = [info["category_id"] for record in records for info in record["segments_info"]]
-    category_labels(np.unique(categories), vocabulary.dataset_id_to_index, json_file)
+    coco.category_labels(np.unique(categories), vocabulary.dataset_id_to_index, json_file)
     return records
 
 
@@ -334,7 +318,7 @@ def sem_seg_records(name: str) -> list[Record]:
             "register a function that gives them, such as Detectron2's load_sem_seg"
         )
     for key in ("file_name", "sem_seg_file_name"):
-        require_files(name, records, entry.advice(), key)
+        coco.require_files(name, records, entry.advice(), key)
     return sorted(
         (
             {"image_id": Path(record["file_name"]).stem, **record, **_values_of(entry)}
@@ -428,7 +412,7 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
     """
     entry = _require_files(name, find_dataset(name, PanopticSet), tasks)
     records = _panoptic_records(entry, Vocabulary.load(entry.vocabulary))
-    phrases = read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
+    phrases = coco.read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
     images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
     for record in records:
         image_id = record["image_id"]
@@ -475,16 +459,16 @@ def detection_records(
     entry = _require_files(name, find_dataset(name, DetectionSet))
     path = entry.path(entry.annotations)
     vocabulary = Vocabulary.load(entry.vocabulary)
-    content = read_coco_json(path)
+    content = coco.read_coco_json(path)
     if entry.root is REGISTERED:
-        require_same_classes(content, vocabulary, path)
-    index_of = category_indices(content, vocabulary, path, entry.by_order)
+        coco.require_same_classes(content, vocabulary, path)
+    index_of = coco.category_indices(content, vocabulary, path, entry.by_order)
     if training or entry.evaluator is None:
         remedy = "train on a file without them"
         if entry.prepare:
             remedy = f"run `{entry.prepare} --overwrite`, which leaves them out"
-        require_base_classes(content, index_of, vocabulary, path, remedy)
-    records = instance_records(
+        coco.require_base_classes(content, index_of, vocabulary, path, remedy)
+    records = coco.instance_records(
         content,
         path,
         entry.path(entry.images),
@@ -499,7 +483,7 @@ def detection_records(
     entries = content["annotations"]
     annotated = {one["image_id"] for one in entries if one["category_id"] in index_of}
     kept = [record for record in records if record["image_id"] in annotated]
-    log_left_out(path, records, kept, "no annotation", logging.INFO)
+    coco.log_left_out(path, records, kept, "no annotation", logging.INFO)
     return kept
 
 
@@ -588,12 +572,12 @@ def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
         case CocoSet(content="nouns"):
             return region_text_records([name]).records
         case CocoSet(content="captions"):
-            return _read(name, caption_records)
+            return _read(name, coco.caption_records)
     entry = annotated_dataset(name)
     paths = (entry.path(entry.annotations), entry.path(entry.images))
     if not entry.panoptic_root:
-        return proposal_records(*paths)
-    return panoptic_records(*paths, entry.path(entry.panoptic_root))
+        return coco.proposal_records(*paths)
+    return coco.panoptic_records(*paths, entry.path(entry.panoptic_root))
 
 
 def _standard_segments(records: list[Record], vocabulary: Vocabulary) -> list[Record]:

@@ -29,6 +29,22 @@ SHIPPED = (
 )
 
 
+class Archive(NamedTuple):
+    """A file that a data set comes in.
+
+    Attributes:
+        address: where it is fetched; the name of one that takes an account.
+        size: bytes; None where nobody says them all.
+        megabytes: size, rounded; None where it is exact, or unknown.
+        sha256: hexadecimal digits; empty where nobody says them.
+    """
+
+    address: str
+    size: int | None = None
+    megabytes: int | None = None
+    sha256: str = ""
+
+
 class DataRoot(NamedTuple):
     """Root folder of a family of data sets.
 
@@ -38,7 +54,7 @@ class DataRoot(NamedTuple):
         default: folder where the variable is not set.
         title: name of the family.
         licence: terms of the files as their publisher states them.
-        gigabytes: size of what is fetched; None where nobody states it.
+        archives: what is fetched, as far as it has an address or a size.
     """
 
     advice: str
@@ -46,7 +62,13 @@ class DataRoot(NamedTuple):
     default: str = "datasets"
     title: str = ""
     licence: str = "not stated"
-    gigabytes: float | None = None
+    archives: tuple[Archive, ...] = ()
+
+    @property
+    def gigabytes(self) -> float:
+        """Size of what is fetched, as far as it is known."""
+        known = ((one.size or 0) / 1e6 or one.megabytes or 0 for one in self.archives)
+        return round(sum(known) / 1000, 1)
 
     @property
     def path(self) -> Path:
@@ -112,6 +134,7 @@ class DataSet:
         panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
         official_count: number of images of the official split; None where there is none, or it is not certain.
+        official_annotations: number of annotations in the official file of COCO's format; None likewise.
         prepare: command that writes the annotations or label maps; "" if they are part of an archive.
         archive: official file or folder that is prepared, where that is not `images`; "" if there is none.
 
@@ -132,6 +155,7 @@ class DataSet:
     panoptic_root: str = ""
     evaluator: str | None = None
     official_count: int | None = None
+    official_annotations: int | None = None
     prepare: str = ""
     archive: str = ""
 
@@ -390,7 +414,9 @@ def _filled(value: Any, words: Mapping[str, Any]) -> Any:
 
 _TREE = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
 ROOTS: dict[str, DataRoot] = {
-    name: (MiniRoot if name in ("MINI", "MINI_REGION_TEXT") else DataRoot)(**about)
+    name: (MiniRoot if name in ("MINI", "MINI_REGION_TEXT") else DataRoot)(
+        archives=tuple(Archive(**one) for one in about.pop("archives", ())), **about
+    )
     for name, about in _TREE["roots"].items()
 }
 COCO, MINI = ROOTS["COCO"], cast(MiniRoot, ROOTS["MINI"])

@@ -17,16 +17,10 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.mappers.samples import (
-    Configurable,
-    Sample,
-    chw,
-    image_sample,
-    require_rgb,
-    stated_size,
-)
+from clipself_seg.data.mappers import samples
 from clipself_seg.data.masks import object_mask, tight_box
 
 Resize = Literal["opencv", "pillow"]
@@ -124,7 +118,7 @@ def nearest_indices(length: int, new_length: int, resize: Resize) -> np.ndarray:
     return np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))[0]
 
 
-class DetectionTrainMapper(Configurable):
+class DetectionTrainMapper(samples.Configurable):
     """Mapper from a record and a draw number to an augmented image with its objects.
 
     The image is resized at random, cut to S at most, and flipped in half of the draws. A sample depends on
@@ -149,7 +143,7 @@ class DetectionTrainMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, Any]:
         """Reads INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
         return dict(
             seed=seed,
@@ -160,7 +154,7 @@ class DetectionTrainMapper(Configurable):
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
-    def __call__(self, record: Record, draw: int) -> Sample | None:
+    def __call__(self, record: Record, draw: int) -> samples.Sample | None:
         """Makes the sample of one draw.
 
         Args:
@@ -176,7 +170,7 @@ class DetectionTrainMapper(Configurable):
         Raises:
             InputError: the image cannot be read or has another size than stated, or a mask is broken.
         """
-        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        image = read_image(record["file_name"], samples.stated_size(record), self.max_pixels)
         rng = np.random.default_rng((self.seed, draw))
         window = self._draw_window(rng, *image.shape[:2])
         objects = self._objects(record, window)
@@ -188,7 +182,7 @@ class DetectionTrainMapper(Configurable):
         if rng.random() < FLIPPED:
             pixels = pixels[:, ::-1]
             objects = _flipped(objects, window.shape[1])
-        sample = image_sample(record, pixels) | {
+        sample = samples.image_sample(record, pixels) | {
             "boxes": torch.from_numpy(objects.boxes),
             "labels": torch.from_numpy(objects.labels),
             "draw": draw,
@@ -255,7 +249,7 @@ def _flipped(objects: Objects, width: int) -> Objects:
     return objects._replace(boxes=boxes, masks=masks)
 
 
-class DetectionTestMapper(Configurable):
+class DetectionTestMapper(samples.Configurable):
     """Mapper from a record to the image at the size of evaluation; evaluators read ground truth.
 
     Attributes:
@@ -271,7 +265,7 @@ class DetectionTestMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads INPUT.DETECTION and MAX_PIXELS."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
         limit = cfg.INPUT.MAX_PIXELS
         return dict(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)
@@ -280,7 +274,7 @@ class DetectionTestMapper(Configurable):
         """The size of images in words, for the protocol of an evaluation."""
         return f"long side {self.side} px ({self.resize})"
 
-    def __call__(self, record: Record) -> Sample:
+    def __call__(self, record: Record) -> samples.Sample:
         """Makes the sample of one image.
 
         Args:
@@ -293,16 +287,16 @@ class DetectionTestMapper(Configurable):
         Raises:
             InputError: the image cannot be read, or has another size than stated.
         """
-        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        image = read_image(record["file_name"], samples.stated_size(record), self.max_pixels)
         identity = {"file_name": record["file_name"], "image_id": record["image_id"]}
         return identity | self.resized(image)
 
-    def resized(self, image: np.ndarray) -> Sample:
+    def resized(self, image: np.ndarray) -> samples.Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
         height, width = image.shape[:2]
         size = evaluation_size(height, width, self.side, self.resize)
         return {
-            "image": chw(resize_image(image, size, self.resize)),
+            "image": samples.chw(resize_image(image, size, self.resize)),
             "height": height,
             "width": width,
         }

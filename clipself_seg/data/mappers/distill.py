@@ -18,22 +18,9 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
+from clipself_seg.data import images
 from clipself_seg.data.annotations import MIN_SIDE, Record
-from clipself_seg.data.images import (
-    MAX_PIXELS,
-    decode_image,
-    letterbox_crops,
-    letterbox_image,
-    read_image,
-)
-from clipself_seg.data.mappers.samples import (
-    Configurable,
-    Sample,
-    box_tensor,
-    chw,
-    image_sample,
-    stated_size,
-)
+from clipself_seg.data.mappers import samples
 from clipself_seg.data.regions import (
     GridRule,
     Regions,
@@ -50,7 +37,7 @@ ASPECTS = (3 / 4, 4 / 3)  # width by height
 ATTEMPTS = 10
 
 
-class StudentMapper(Configurable):
+class StudentMapper(samples.Configurable):
     """Base of the mappers of one image for the student.
 
     Attributes:
@@ -61,7 +48,7 @@ class StudentMapper(Configurable):
 
     student_size: int
     seed: int
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = images.MAX_PIXELS
 
     @staticmethod
     def read_common(cfg: CfgNode, seed: int) -> dict[str, Any]:
@@ -105,7 +92,7 @@ class DistillMapper(StudentMapper):
             crop_scale=regions.CROP_SCALE,
         )
 
-    def __call__(self, record: Record, draw: int) -> Sample:
+    def __call__(self, record: Record, draw: int) -> samples.Sample:
         """Makes the sample of one draw.
 
         Args:
@@ -125,19 +112,19 @@ class DistillMapper(StudentMapper):
         rng = np.random.default_rng((self.seed, draw))
         height, width = image.shape[:2]
         regions = self._sample_regions(rng, record, width, height)
-        return image_sample(record, letterbox_image(image, self.student_size)) | {
-            "boxes": box_tensor(regions.boxes, width, height),
-            "crops": chw(letterbox_crops(image, regions.crops, self.crop_size)),
-            "whole": box_tensor(np.array([[0, 0, width, height]]), width, height),
+        return samples.image_sample(record, images.letterbox_image(image, self.student_size)) | {
+            "boxes": samples.box_tensor(regions.boxes, width, height),
+            "crops": samples.chw(images.letterbox_crops(image, regions.crops, self.crop_size)),
+            "whole": samples.box_tensor(np.array([[0, 0, width, height]]), width, height),
         }
 
     def _image(self, record: Record) -> np.ndarray:
         """The image (H, W, 3) of a file, or of a shard, where no list leaves out tiny ones."""
         if "content" not in record:
             # Any size fits a grid, proposals only the one that they were made for.
-            size = stated_size(record) if self.source == "proposals" else None
-            return read_image(record["file_name"], size, self.max_pixels)
-        image = decode_image(record["content"], record["file_name"], self.max_pixels)
+            size = samples.stated_size(record) if self.source == "proposals" else None
+            return images.read_image(record["file_name"], size, self.max_pixels)
+        image = images.decode_image(record["content"], record["file_name"], self.max_pixels)
         height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE:
             raise InputError(
@@ -182,7 +169,7 @@ class RegionTextMapper(StudentMapper):
             crop_scale=regions.CROP_SCALE,
         )
 
-    def __call__(self, record: Record, draw: int) -> Sample:
+    def __call__(self, record: Record, draw: int) -> samples.Sample:
         """Makes the sample of one draw.
 
         Args:
@@ -198,20 +185,20 @@ class RegionTextMapper(StudentMapper):
             InputError: the image cannot be read or has another size than its boxes were made for; it has no
                 caption, and RegionCLIP's losses need one.
         """
-        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        image = images.read_image(record["file_name"], samples.stated_size(record), self.max_pixels)
         height, width = image.shape[:2]
         boxes = record["proposals"][: self.max_regions or None]
-        sample = image_sample(record, letterbox_image(image, self.student_size)) | {
-            "boxes": box_tensor(boxes, width, height),
+        sample = samples.image_sample(record, images.letterbox_image(image, self.student_size)) | {
+            "boxes": samples.box_tensor(boxes, width, height),
             "labels": torch.tensor(record["labels"][: self.max_regions or None]),
         }
         if self.crop_size is None:
             return sample
         crops = enlarge_boxes(boxes, self.crop_scale, width, height)
         return sample | {
-            "crops": chw(letterbox_crops(image, crops, self.crop_size)),
+            "crops": samples.chw(images.letterbox_crops(image, crops, self.crop_size)),
             "caption": self._caption(record, draw),
-            "whole": box_tensor(np.array([[0, 0, width, height]]), width, height),
+            "whole": samples.box_tensor(np.array([[0, 0, width, height]]), width, height),
         }
 
     def _caption(self, record: Record, draw: int) -> str:
@@ -237,7 +224,7 @@ class CaptionMapper(StudentMapper):
         """Reads INPUT; the seed comes from the caller."""
         return cls.read_common(cfg, seed)
 
-    def __call__(self, record: Record, draw: int) -> Sample:
+    def __call__(self, record: Record, draw: int) -> samples.Sample:
         """Makes the sample of one draw.
 
         Args:
@@ -250,14 +237,14 @@ class CaptionMapper(StudentMapper):
         Raises:
             InputError: the image cannot be read.
         """
-        image = read_image(record["file_name"], max_pixels=self.max_pixels)
+        image = images.read_image(record["file_name"], max_pixels=self.max_pixels)
         rng = np.random.default_rng((self.seed, draw))
         captions = record["captions"]
         caption = captions[rng.integers(len(captions))]
         x0, y0, x1, y1 = random_crop(rng, image.shape[1], image.shape[0])
         size = (self.student_size, self.student_size)
         crop = Image.fromarray(image[y0:y1, x0:x1]).resize(size, Image.Resampling.BICUBIC)
-        return image_sample(record, np.asarray(crop)) | {"caption": caption}
+        return samples.image_sample(record, np.asarray(crop)) | {"caption": caption}
 
 
 def random_crop(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:

@@ -14,19 +14,11 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.mappers.samples import (
-    PADDING,
-    Configurable,
-    Sample,
-    chw,
-    image_sample,
-    require_rgb,
-    seeded,
-    stated_size,
-)
+from clipself_seg.data.mappers import samples
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
@@ -43,7 +35,7 @@ class _ResizeScale(T.ResizeScale):
         return at_least_a_pixel(super()._get_resize(image, scale))
 
 
-class PanopticTrainMapper(Configurable):
+class PanopticTrainMapper(samples.Configurable):
     """Mapper from a record and a draw number to an augmented square crop and its segments' masks.
 
     The image is flipped in half of the draws, resized by a random factor of the size that fits S, then
@@ -70,7 +62,7 @@ class PanopticTrainMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Reads INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         return dict(
             seed=seed,
             vocabulary=vocabulary,
@@ -81,7 +73,7 @@ class PanopticTrainMapper(Configurable):
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
-    def __call__(self, record: Record, draw: int) -> Sample:
+    def __call__(self, record: Record, draw: int) -> samples.Sample:
         """Makes the sample of one draw.
 
         Args:
@@ -99,7 +91,7 @@ class PanopticTrainMapper(Configurable):
         """
         ids = read_panoptic_ids(record, self.max_pixels)
         height, width = ids.shape
-        size = stated_size(record) or (width, height)
+        size = samples.stated_size(record) or (width, height)
         # Detectron2 resizes bytes with PIL, so ids are resized as RGB; the fourth byte of an id is 0.
         rgb = ids.view(np.uint8).reshape(height, width, 4)[..., :3]
         image = read_image(record["file_name"], size, self.max_pixels)
@@ -107,12 +99,12 @@ class PanopticTrainMapper(Configurable):
         augmentations = [
             T.RandomFlip(),
             _ResizeScale(*self.scales, self.size, self.size),
-            T.FixedSizeCrop((self.size, self.size), pad_value=PADDING, seg_pad_value=VOID),
+            T.FixedSizeCrop((self.size, self.size), pad_value=samples.PADDING, seg_pad_value=VOID),
         ]
-        with seeded(self.seed, draw):
+        with samples.seeded(self.seed, draw):
             T.AugmentationList(augmentations)(augmented)
         labels, masks = self._segments(augmented.sem_seg, record)
-        sample = image_sample(record, augmented.image) | {
+        sample = samples.image_sample(record, augmented.image) | {
             "labels": torch.from_numpy(labels),
             "masks": torch.from_numpy(masks),
         }
@@ -172,7 +164,7 @@ class PanopticTestMapper(SemSegTestMapper):
             return settings | {"original": True}
         return settings | {"masks": MaskFolder(generator.OUTPUTS) if generator.OUTPUTS else None}
 
-    def __call__(self, record: Record) -> Sample:
+    def __call__(self, record: Record) -> samples.Sample:
         """Makes the sample of `SemSegTestMapper`, with `mask_entries` where there is a folder.
 
         Raises:
@@ -184,11 +176,11 @@ class PanopticTestMapper(SemSegTestMapper):
             sample |= mask_entries(self.masks.read(image_name(record["file_name"]), size))
         return sample
 
-    def resized(self, image: np.ndarray) -> Sample:
-        return super().resized(image) | ({"original": chw(image)} if self.original else {})
+    def resized(self, image: np.ndarray) -> samples.Sample:
+        return super().resized(image) | ({"original": samples.chw(image)} if self.original else {})
 
 
-def mask_entries(given: GivenMasks) -> Sample:
+def mask_entries(given: GivenMasks) -> samples.Sample:
     """Entries of a sample for given masks: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
     return {
         "given_masks": torch.from_numpy(given.masks),

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.regions import relative_boxes
-from clipself_seg.errors import InputError
 
 Sample = dict[str, Any]
 
@@ -50,16 +49,6 @@ def seeded(seed: int, draw: int) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-
-
-def require_rgb(channels: str) -> None:
-    """Refuses a value of INPUT.FORMAT other than RGB.
-
-    Raises:
-        InputError: it is not RGB.
-    """
-    if channels != "RGB":
-        raise InputError(f'INPUT.FORMAT is "{channels}": set it to RGB, as which images are read')
 
 
 def image_sample(record: Record, image: np.ndarray) -> Sample:

@@ -18,18 +18,10 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.mappers.samples import (
-    PADDING,
-    Configurable,
-    Sample,
-    chw,
-    image_sample,
-    require_rgb,
-    seeded,
-    stated_size,
-)
+from clipself_seg.data.mappers import samples
 from clipself_seg.data.masks import read_labels_of
 
 Mapper = TypeVar("Mapper", bound="SemSegTestMapper")
@@ -51,7 +43,7 @@ def at_least_a_pixel(transform: T.Transform) -> T.Transform:
     return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
-class SemSegTrainMapper(Configurable):
+class SemSegTrainMapper(samples.Configurable):
     """Mapper from a record and a draw number to an augmented square crop with its labels.
 
     The image is resized so that its shorter side has one of `min_sizes`, cropped, changed in colour,
@@ -96,7 +88,7 @@ class SemSegTrainMapper(Configurable):
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
     ) -> dict[str, Any]:
         """Reads INPUT; the seed and the meaning of the labels come from the caller."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
         return dict(
             seed=seed,
@@ -111,7 +103,7 @@ class SemSegTrainMapper(Configurable):
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
-    def __call__(self, record: Record, draw: int) -> Sample:
+    def __call__(self, record: Record, draw: int) -> samples.Sample:
         """Makes the sample of one draw.
 
         Args:
@@ -135,12 +127,12 @@ class SemSegTrainMapper(Configurable):
         # Doubles, as in MaskFormer's mapper, which CAT-Seg's is: Detectron2 resizes them with torch, whose nearest
         # neighbour is the pixel at floor(i * scale), and bytes with PIL, whose is the one at floor((i + 0.5) * scale).
         augmented = T.AugInput(image, sem_seg=labels.astype(np.float64))
-        with seeded(self.seed, draw):
+        with samples.seeded(self.seed, draw):
             T.AugmentationList(self._augmentations)(augmented)
         narrow = self.num_classes <= 256 and 0 <= self.ignore_label <= 255
         sem_seg = torch.from_numpy(augmented.sem_seg.astype(np.uint8 if narrow else np.int32))
-        sample = image_sample(record, augmented.image)
-        padded = self._pad(sample["image"], PADDING)
+        sample = samples.image_sample(record, augmented.image)
+        padded = self._pad(sample["image"], samples.PADDING)
         return sample | {"image": padded, "sem_seg": self._pad(sem_seg, self.ignore_label)}
 
     def _pad(self, pixels: Tensor, value: int) -> Tensor:
@@ -152,7 +144,7 @@ class SemSegTrainMapper(Configurable):
         return F.pad(pixels, missing, value=value).contiguous()
 
 
-class SemSegTestMapper(Configurable):
+class SemSegTestMapper(samples.Configurable):
     """Mapper from a record to the image at the size of evaluation.
 
     Evaluators read ground truth.
@@ -170,7 +162,7 @@ class SemSegTestMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         return dict(
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
@@ -183,7 +175,7 @@ class SemSegTestMapper(Configurable):
             return "own size"
         return f"short side {self.min_size} px, long side at most {self.max_size} px"
 
-    def __call__(self, record: Record) -> Sample:
+    def __call__(self, record: Record) -> samples.Sample:
         """Makes the sample of one image.
 
         Args:
@@ -196,11 +188,11 @@ class SemSegTestMapper(Configurable):
         Raises:
             InputError: the image cannot be read, or has another size than stated.
         """
-        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        image = read_image(record["file_name"], samples.stated_size(record), self.max_pixels)
         return record | self.resized(image)
 
-    def resized(self, image: np.ndarray) -> Sample:
+    def resized(self, image: np.ndarray) -> samples.Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
         resize = ResizeShortestEdge(self.min_size, self.max_size, "choice")
         resized = resize.get_transform(image).apply_image(image)
-        return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
+        return {"image": samples.chw(resized), "height": image.shape[0], "width": image.shape[1]}

@@ -22,23 +22,15 @@ import numpy as np
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.coco_ap import (
-    COCO_NUMBERS,
-    LIMITS,
-    ObjectEvaluator,
-    ObjectQuality,
-    class_precision,
-    coco_numbers,
-    object_quality,
-)
+from clipself_seg.evaluation import coco_ap
 from clipself_seg.evaluation.coco_objects import ImageDetections
 from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
-from clipself_seg.evaluation.report import percents, run_table, seen_cells, write_class_csv
+from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
 
 logger = logging.getLogger(__name__)
 
 
-class InstanceAPEvaluator(ObjectEvaluator):
+class InstanceAPEvaluator(coco_ap.ObjectEvaluator):
     """Compares masks of things, as `panoptic_merge.merge_instances` gives them.
 
     The main process writes `instance_classes_<data set>.csv` into the folder.
@@ -47,28 +39,21 @@ class InstanceAPEvaluator(ObjectEvaluator):
     boxes = False
     masks = True
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and compares.
-
-        Returns:
-            {"segm": numbers of `instance_results` and "images"}, the same in every process.
+    def _numbers(self, images: Mapping[ImageId, ImageDetections]) -> dict[str, dict[str, float]]:
+        """{"segm": numbers of `instance_results` and "images"}.
 
         Raises:
-            InputError: images are missing, or masks have another size than the file states (in
-                every process, so that none waits).
+            InputError: masks have another size than the file states.
         """
-        return {"segm": self._compare_in_one_process(self._compare)}
-
-    def _compare(self, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
-        count = len(predicted)
+        count = len(images)
         logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
-        quality = object_quality(self.ground_truth, predicted, "segm", LIMITS["detectron2"])
+        quality = coco_ap.object_quality(
+            self.ground_truth, images, "segm", coco_ap.LIMITS["detectron2"]
+        )
         results = {"images": float(count)} | instance_results(quality, self.seen)
-        table = run_table("panoptic", {self.dataset_name: results})
-        logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)
         if self.output_dir is not None:
             path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
-            ap, ap50 = class_precision(quality)
+            ap, ap50 = coco_ap.class_precision(quality)
             columns = {
                 "seen": seen_cells(self.seen, len(self.vocabulary)),
                 "ap": percents(ap),
@@ -77,10 +62,12 @@ class InstanceAPEvaluator(ObjectEvaluator):
                 "predictions": quality.detections.tolist(),
             }
             write_class_csv(path, self.vocabulary.first_names, columns)
-        return results
+        return {"segm": results}
 
 
-def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> dict[str, float]:
+def instance_results(
+    quality: coco_ap.ObjectQuality, seen: np.ndarray | None = None
+) -> dict[str, float]:
     """Means in percent over the classes with an instance, and their number.
 
     Args:
@@ -92,8 +79,8 @@ def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> 
         also "AP-seen", "classes-seen" and the same of unseen classes. A mean over no class is left
         out.
     """
-    numbers = coco_numbers(quality)
-    results = {key: numbers[key] for key in COCO_NUMBERS if key in numbers}
+    numbers = coco_ap.coco_numbers(quality)
+    results = {key: numbers[key] for key in coco_ap.COCO_NUMBERS if key in numbers}
     results["classes"] = float(quality.known.sum())
     if seen is not None:
         precision_TRK = np.ascontiguousarray(quality.precision[..., 0, -1])
@@ -274,21 +261,10 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
                 instances.scores.cpu().numpy(),
             )
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and averages.
-
-        Returns:
-            {"cityscapes": "Cityscapes-AP" and "Cityscapes-AP50" in percent, the former also of seen and unseen
-            classes}, the same in every process.
-
-        Raises:
-            InputError: images are missing (in every process, so that none waits).
-        """
-        return {"cityscapes": self._compare_in_one_process(self._compare)}
-
-    def _compare(self, predicted: Mapping[ImageId, ImageOverlaps]) -> dict[str, float]:
-        images = list(predicted.values())
-        precision = 100 * cityscapes_precision(images, len(self.vocabulary))
+    def _numbers(self, images: Mapping[ImageId, ImageOverlaps]) -> dict[str, dict[str, float]]:
+        """{"cityscapes": "Cityscapes-AP" and "Cityscapes-AP50" in percent, the former also of seen and unseen
+        classes}."""
+        precision = 100 * cityscapes_precision([*images.values()], len(self.vocabulary))
         counts = ~np.isnan(precision[:, 0])
         groups = {"": counts}
         if self.seen is not None:
@@ -298,4 +274,4 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
             for suffix, chosen in groups.items()
         }
         half = float(precision[counts, 0].mean()) if counts.any() else np.nan
-        return results | {"Cityscapes-AP50": half}
+        return {"cityscapes": results | {"Cityscapes-AP50": half}}

@@ -24,24 +24,23 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
-from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
-from clipself_seg.evaluation.examples import DrawnExamples, of_each
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.panoptic.ground_truth import (
-    PanopticGroundTruth,
-    counts_all,
-    is_semantic_only,
-    read_panoptic_ground_truth,
-    read_semantic_only,
+from clipself_seg.evaluation.measuring_protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
 )
+from clipself_seg.evaluation.panoptic import ground_truth
+from clipself_seg.evaluation.panoptic.ground_truth import PanopticGroundTruth
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
-from clipself_seg.evaluation.report import paper_tables, run_table
+from clipself_seg.evaluation.report import run_table
 from clipself_seg.heads.fusion import Fusion, fusion_of
-from clipself_seg.models.protocol import PanopticModel, reading_of
+from clipself_seg.models.model_protocols import PanopticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +91,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
-
-    Raises:
-        InputError: another number of label files than data sets.
     """
 
     mapper: Callable[[Record], Sample]
@@ -110,15 +106,13 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         super().__post_init__()
         self.void_sweep = tuple(dict.fromkeys(float(value) for value in self.void_sweep))
         files = self.label_files or [""] * len(self.datasets)
-        wanted = 'a file, or "" for its own names,'
-        self._label_file = of_each("TEST.LABEL_FILES", files, self.datasets, wanted)
+        self._label_file = dict(zip(self.datasets, files, strict=True))
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, object] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
-        _require_clip_alone(cfg)
         return super().from_config(cfg) | {
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
@@ -149,7 +143,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         truth = self.data(name)
         reading = reading_of(model)
         seen = f"a name as {self.train_vocabulary} spells it"
-        if counts_all(name, self.train_vocabulary):
+        if ground_truth.counts_all(name, self.train_vocabulary):
             seen = f"all, since {self.train_vocabulary} has them in its words"
         return MeasuringProtocol.of_model(
             reading,
@@ -220,15 +214,14 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return InstanceAPEvaluator(ground_truth=truth.instances, **settings)
 
     def _read(self, name: str) -> PanopticGroundTruth:
-        read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
-        words = self._label_file.get(name, "")
-        return read(name, self.tasks, self.train_vocabulary, words)
+        how = self.tasks, self.train_vocabulary, self._label_file[name]
+        if ground_truth.is_semantic_only(name):
+            return ground_truth.read_semantic_only(name, *how)
+        return ground_truth.read_panoptic_ground_truth(name, *how)
 
     def tables(self, results: Results) -> dict[str, str]:
-        """All means of each data set and fusion, and the paper's Table 6 of those that have segments."""
-        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("panoptic", results)}
-        return all_means | paper_tables(results, model, trained)
+        """All means of each data set and fusion."""
+        return {"All data sets in percent": run_table("panoptic", results)}
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
@@ -236,17 +229,6 @@ def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
     files = truth.files
     cityscapes = files is not None and files.evaluator == "cityscapes_panoptic_seg"
     return (CITYSCAPES_INSTANCES,) if cityscapes and "instances" in truth.tasks else ()
-
-
-def _require_clip_alone(cfg: CfgNode) -> None:
-    """Refuses fusions of masks that come without class scores."""
-    test = cfg.TEST.PANOPTIC
-    given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
-    if given and (tuple(test.ROWS) != ("clip",) or test.VOID_SWEEP):
-        raise InputError(
-            "masks of MODEL.MASK_GENERATOR.SOURCE masks are named by CLIP alone: set TEST.PANOPTIC.ROWS \"('clip',)\", "
-            "and leave VOID_SWEEP empty"
-        )
 
 
 class FusionsEvaluator(DatasetEvaluator):

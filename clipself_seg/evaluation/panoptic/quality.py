@@ -11,16 +11,12 @@ Legend: n true and m predicted segments of an image, C classes, H W rows and col
 
 from __future__ import annotations
 
-import logging
 import os
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.utils import comm
 from numpy.typing import ArrayLike
 
 from clipself_seg.data.images import truth_pixels
@@ -28,22 +24,13 @@ from clipself_seg.data.masks import read_segments
 from clipself_seg.errors import InputError, require_unique
 from clipself_seg.evaluation.evaluator import (
     ImageEvaluator,
+    ImageId,
     Outputs,
     Samples,
     equal_runs,
     nothing_to_measure,
 )
-from clipself_seg.evaluation.report import (
-    class_keys,
-    percents,
-    quality_table,
-    seen_cells,
-    write_class_csv,
-)
-
-logger = logging.getLogger(__name__)
-# Numbers of Python, which are found at once, and of NumPy.
-REAL, INTEGRAL = (int, float, Real), (int, Integral)
+from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
 
 
 class PanopticMap(NamedTuple):
@@ -108,7 +95,7 @@ class ClassQuality(NamedTuple):
 def panoptic_map(
     ids: np.ndarray, segments: Sequence[Mapping[str, Any]], index_of: Mapping[int, int], source: str
 ) -> PanopticMap:
-    """Joins a map of ids and its list of segments, and checks the list.
+    """Joins a map of ids and its list of segments.
 
     Args:
         ids: (H, W) integers, the segment of each pixel; 0 is void.
@@ -117,16 +104,8 @@ def panoptic_map(
         source: the map and its list of segments, for errors.
 
     Raises:
-        InputError: a segment without id or category, with something else than numbers, of an unknown
-            category, with id 0, or twice.
+        InputError: a segment is there twice.
     """
-    for info in segments:
-        _check_segment(info, source)
-        if info["category_id"] not in index_of:
-            raise InputError(
-                f"{source}: segment {info['id']} has category {info['category_id']}, "
-                f"which is not among the {len(index_of)} classes: give those of the data set"
-            )
     listed = [info["id"] for info in segments]
     require_unique(listed, "segment id", source)
     return PanopticMap(
@@ -137,19 +116,6 @@ def panoptic_map(
         crowd=np.array([info.get("iscrowd", 0) == 1 for info in segments], dtype=bool),
         source=source,
     )
-
-
-def _check_segment(info: object, source: str) -> None:
-    entries: Mapping[str, Any] = info if isinstance(info, dict | Mapping) else {}
-    area, number = entries.get("area", -1), entries.get("id")
-    are_numbers = isinstance(area, REAL) and isinstance(number, INTEGRAL)
-    are_numbers = are_numbers and isinstance(entries.get("category_id"), INTEGRAL)
-    # Three bytes of a PNG hold an id.
-    if not are_numbers or not (abs(area) < 2**63 and 0 < cast(int, number) < 2**24):
-        raise InputError(
-            f'{source}: a segment has whole numbers as "id", from 1 to {2**24 - 1}, and "category_id", and no "area" '
-            f"but a number, got {reprlib.repr(info)}"
-        )
 
 
 def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
@@ -368,61 +334,32 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             )
             self._images[sample["image_id"]] = match_segments(truth, predicted)
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and averages.
-
-        Returns:
-            {"panoptic_seg": numbers of `panoptic_results` and "images"}, the same in every process.
+    def _numbers(self, images: Mapping[ImageId, ImageMatches]) -> dict[str, dict[str, float]]:
+        """{"panoptic_seg": numbers of `panoptic_results` and "images"}.
 
         Raises:
-            InputError: images are missing, or there is no segment at all (in every process, so
-                that none waits).
+            InputError: there is no segment at all.
         """
-        matches = self._merged()
         words = self.vocabulary
-        quality = panoptic_quality(matches, len(words))
+        quality = panoptic_quality(images.values(), len(words))
         if np.isnan(quality.pq).all():
             reason = "its panoptic ground truth is blank"
             lacks = "segment, true or predicted,"
-            raise nothing_to_measure(self.dataset_name, len(matches), lacks, reason)
-        results = {"images": float(len(matches))}
+            raise nothing_to_measure(self.dataset_name, len(images), lacks, reason)
+        results = {"images": float(len(images))}
         results |= panoptic_results(quality, words.first_names, words.thing, self.seen)
-        if comm.is_main_process():
-            table = quality_table(results)
-            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
-            if self.output_dir is not None:
-                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
-                write_quality_csv(path, words.first_names, words.thing, quality, self.seen)
+        if self.output_dir is not None:
+            path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
+            columns = {
+                "isthing": words.thing.astype(int).tolist(),
+                "seen": seen_cells(self.seen, len(words)),
+                "pq": percents(quality.pq),
+                "sq": percents(quality.sq),
+                "rq": percents(quality.rq),
+                "tp": quality.tp.tolist(),
+                "fp": quality.fp.tolist(),
+                "fn": quality.fn.tolist(),
+                "iou_sum": quality.iou_sum.tolist(),
+            }
+            write_class_csv(path, words.first_names, columns)
         return {"panoptic_seg": results}
-
-
-def write_quality_csv(
-    path: str | os.PathLike[str],
-    class_names: Sequence[str],
-    isthing: np.ndarray,
-    quality: ClassQuality,
-    seen: np.ndarray | None = None,
-) -> None:
-    """Writes the numbers of each class, atomically, see `report.write_class_csv`.
-
-    PQ, SQ and RQ are percent in full precision, empty for a class that is nowhere.
-
-    Args:
-        path: the CSV to write.
-        class_names: names of the C classes.
-        isthing: (C,) bool, which classes are things.
-        quality: numbers of the C classes.
-        seen: (C,) bool, classes of the training vocabulary; None if that is not known.
-    """
-    columns = {
-        "isthing": isthing.astype(int).tolist(),
-        "seen": seen_cells(seen, len(class_names)),
-        "pq": percents(quality.pq),
-        "sq": percents(quality.sq),
-        "rq": percents(quality.rq),
-        "tp": quality.tp.tolist(),
-        "fp": quality.fp.tolist(),
-        "fn": quality.fn.tolist(),
-        "iou_sum": quality.iou_sum.tolist(),
-    }
-    write_class_csv(path, class_names, columns)

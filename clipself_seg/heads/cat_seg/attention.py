@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.block_calls import compiled
 from clipself_seg.clip.layers import TwoLayers
 from clipself_seg.clip.linear import Linear, linear
-from clipself_seg.clip.runtime import chunk_size, compiled, full_precision
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.heads.text_scores import at_least_float32
 
 APART = -100.0  # added where two cells of a shifted window are no neighbours in the image
@@ -143,7 +145,7 @@ class SpatialAggregation(nn.Module):
     """A block with plain windows, then one with windows shifted by half their side.
 
     Attributes:
-        compiling: True if the blocks are compiled, see `clip/runtime.py`.
+        compiling: True if the blocks are compiled, see `clip/block_calls.py`.
     """
 
     compiling: bool = False
@@ -220,7 +222,7 @@ class ClassAggregation(nn.Module):
     """Attention over classes and an MLP, at every location by itself.
 
     Attributes:
-        compiling: True if both are compiled, see `clip/runtime.py`.
+        compiling: True if both are compiled, see `clip/block_calls.py`.
     """
 
     compiling: bool = False

@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.runtime import allow_kinds_of_inputs, chunk_size, in_own_precision
+from clipself_seg.clip.block_calls import allow_kinds_of_inputs
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, SpatialAggregation
 from clipself_seg.heads.text_scores import cosine_cost

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from clipself_seg.clip.precision import autocast, in_own_precision
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
-from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, in_own_precision
+from clipself_seg.clip.runtime import QUEUES, chunk_size
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import (
     ROI_RULES,

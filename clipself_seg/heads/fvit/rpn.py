@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from clipself_seg.clip.runtime import in_own_precision
+from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.heads.fvit.boxes import (
     RPN_RULE,
     RPN_SAMPLING,
@@ -103,7 +103,8 @@ class RPN(nn.Module):
         index: int,
         image_size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """Proposals (m, 4) of one image of a batch, the best first, and their scores (m,) in [0, 1].
+        """Proposals (m, 4) of one image of a batch, the best first, and their scores (m,) in [0, 1]: those of
+        `best_boxes` that have an area and survive suppression within their level.
 
         Args:
             logits: logits (B, 3, s, s) of each level.
@@ -113,7 +114,15 @@ class RPN(nn.Module):
         """
         own_logits = [flatten_predictions(x[index : index + 1], 1)[0, :, 0].float() for x in logits]
         own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
-        return propose(own_logits, own_deltas, self.anchors(logits), image_size, self.rule)
+        anchors = self.anchors(logits)
+        boxes, scores, levels = best_boxes(own_logits, own_deltas, anchors, image_size, self.rule)
+        large = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        rows = large.nonzero()[:, 0]  # once: each mask as an index would look for them
+        boxes, scores, levels = boxes[rows], scores[rows], levels[rows]
+        # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
+        within_levels = batched_nms if boxes.device.type == "cpu" else suppress
+        kept = within_levels(boxes, scores, levels, self.rule.iou)[: self.rule.after]
+        return boxes[kept], scores[kept]
 
     def losses(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], objects: Sequence[Objects]
@@ -170,25 +179,6 @@ def make_anchors(sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> 
 def flatten_predictions(maps: Tensor, length: int) -> Tensor:
     """Head outputs (B, 3 x length, s, s) in the order of the anchors, (B, cells x 3, length)."""
     return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, length)
-
-
-def propose(
-    logits: Sequence[Tensor],
-    deltas: Sequence[Tensor],
-    anchors: Sequence[Tensor],
-    image_size: tuple[int, int],
-    rule: ProposalRule,
-) -> tuple[Tensor, Tensor]:
-    """Proposals (m, 4) of an image, the best first, and their scores (m,) in [0, 1]: those of `best_boxes` that have
-    an area and survive suppression within their level. The arguments are those of `best_boxes`."""
-    boxes, scores, levels = best_boxes(logits, deltas, anchors, image_size, rule)
-    large = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = large.nonzero()[:, 0]  # once: each mask as an index would look for them
-    boxes, scores, levels = boxes[rows], scores[rows], levels[rows]
-    # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
-    within_levels = batched_nms if boxes.device.type == "cpu" else suppress
-    kept = within_levels(boxes, scores, levels, rule.iou)[: rule.after]
-    return boxes[kept], scores[kept]
 
 
 def best_boxes(

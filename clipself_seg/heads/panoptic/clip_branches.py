@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
+from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError
@@ -392,8 +393,8 @@ class BackbonePooling(ClipBranch):
         height, width = (length + -length % side for length in canvas)
         sides = (0, width - image.shape[2], 0, height - image.shape[1])
         padded = pad_image(image.float()[None], sides, self.padding, self.clip.mean)
-        pixels, name = self.clip.normalise(padded), self.clip.visual.pooled_map
-        return self.clip.features(on_grid(self.clip, pixels), [name])[name]
+        name = self.clip.visual.pooled_map
+        return self.clip.features(on_grid(self.clip, padded), [name])[name]
 
 
 # Names of the branches in a configuration.

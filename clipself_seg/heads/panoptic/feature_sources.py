@@ -11,7 +11,7 @@ Shapes: B images, C channels, h x w cells of CLIP's grid, H x W pixels of the ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,14 +80,14 @@ def cell_side(clip: VisionLanguageBackbone) -> int:
     return 1 << (clip.patch_size - 1).bit_length()
 
 
-def on_grid(clip: VisionLanguageBackbone, pixels: Tensor) -> Tensor:
-    """Pixels (B, 3, H, W) so that a cell of `cell_side` is a patch: 16 pixels become 14; others stay as they are.
+def on_grid(clip: VisionLanguageBackbone, images: Tensor) -> Tensor:
+    """Normalised images for CLIP, in which a cell of `cell_side` is a patch: 16 pixels become 14.
 
     Args:
         clip: gives the patch.
-        pixels: normalised; H and W are multiples of `cell_side`.
+        images: (B, 3, H, W) in [0, 1]; H and W are multiples of `cell_side`.
     """
-    side, patch = cell_side(clip), clip.patch_size
+    side, patch, pixels = cell_side(clip), clip.patch_size, clip.normalise(images)
     if side == patch:
         return pixels
     size = [length * patch // side for length in pixels.shape[2:]]
@@ -123,11 +123,6 @@ class FeatureSource(nn.Module):
     def clip(self) -> VisionLanguageBackbone:
         """CLIP, whose parameters are not those of the source."""
         return self._clip[0]
-
-    @torch.no_grad()
-    def _read(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Features by name of one pass of CLIP over images (B, 3, H, W) in [0, 1], a cell to `cell_side` pixels."""
-        return self.clip.features(on_grid(self.clip, self.clip.normalise(images)), names)
 
 
 def _require_vit(clip: VisionLanguageBackbone, source: str) -> None:
@@ -166,6 +161,7 @@ class CLIPStages(FeatureSource):
         if clip.visual.pooled_map == DENSE:
             self.branch_map = ""  # the last stage is no map that its masks are named by
 
+    @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, channels, H / stride, W / stride) of RGB images.
 
@@ -173,7 +169,7 @@ class CLIPStages(FeatureSource):
             images: (B, 3, H, W) in [0, 1], H and W multiples of 32.
         """
         names = {f"block{i}": name for i, name in enumerate(STRIDES)}
-        features = self._read(images, names)
+        features = self.clip.features(on_grid(self.clip, images), names)
         return {names[block]: features[block] for block in names}
 
 
@@ -231,7 +227,7 @@ class CLIPTaps(FeatureSource):
             images: (B, 3, H, W) in [0, 1], H and W multiples of the stride.
         """
         wanted = dict.fromkeys([*self.taps, *([self.branch_map] if self.branch_map else [])])
-        maps = self._read(images, wanted)
+        maps = self.clip.features(on_grid(self.clip, images), wanted)
         named = dict[str, Tensor]()
         for name in wanted:
             named[name] = maps[name]
@@ -285,7 +281,8 @@ class CLIPPyramid(FeatureSource):
         Args:
             images: (B, 3, H, W) in [0, 1], H and W multiples of 32.
         """
-        features = self._read(images, self.names)
+        with torch.no_grad():
+            features = self.clip.features(on_grid(self.clip, images), self.names)
         parts = [p(features[name]) for p, name in zip(self.block_projections, self.names)]
         cells = F.relu(torch.stack(parts).sum(dim=0))
         details = self.stem[1](self.stem[0](2 * images - 1))

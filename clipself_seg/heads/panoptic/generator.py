@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.runtime import full_precision
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.panoptic.mask_losses import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits

@@ -18,8 +18,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import QUEUES, full_precision
-from clipself_seg.heads.distillation import of_all_processes
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import QUEUES
+from clipself_seg.heads.distillation_losses import of_all_processes
 
 # Indices of queries and of the targets that they are matched with.
 Match = tuple[Tensor, Tensor]

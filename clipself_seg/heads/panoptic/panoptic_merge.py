@@ -19,7 +19,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu, widest
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import chunk_size, constant, on_cpu, widest
 
 CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
 CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU

@@ -20,7 +20,8 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.runtime import constant, full_precision, on_cpu
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import constant, on_cpu
 
 Grids = Sequence[tuple[int, int]]
 POINTS_AT_ONCE = 2**16  # whose places and weights stay within a core's cache

@@ -26,7 +26,8 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.layers import split_attention
-from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import QUEUES, chunk_size, constant, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample
@@ -44,7 +45,6 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     sliding_probabilities,
 )
 from clipself_seg.heads.windows import WindowLayout, resize, segmentation
-from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.cat_seg.cat_seg_config import (
     GUIDES,
@@ -54,9 +54,8 @@ from clipself_seg.models.cat_seg.cat_seg_config import (
     parts_from_config,
     training_config,
 )
-from clipself_seg.models.optimizer_groups import by_rate_and_kind
-from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
-from clipself_seg.models.protocol import (
+from clipself_seg.models.model_base import ModelBase, chosen_classes, save_atomically, sizes_of
+from clipself_seg.models.model_protocols import (
     FIRST_NAME,
     MEAN_OF_NAMES,
     MIRRORED,
@@ -65,6 +64,8 @@ from clipself_seg.models.protocol import (
     Memory,
     Reading,
 )
+from clipself_seg.models.optimizer_groups import by_rate_and_kind
+from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
 
 logger = logging.getLogger(__name__)
 

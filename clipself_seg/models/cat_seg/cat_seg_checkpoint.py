@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.read import fit
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS
 from clipself_seg.clip.layers import SplitAttention
 from clipself_seg.clip.weights import to_native
-from clipself_seg.models.base import on_host
+from clipself_seg.models.model_base import on_host
 
 if TYPE_CHECKING:
     from clipself_seg.models.cat_seg.cat_seg import CATSeg

@@ -26,7 +26,7 @@ from clipself_seg.config.relations import require_valid
 from clipself_seg.config.semantic_keys import OPENAI_NAMES
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
-from clipself_seg.models.base import load_backbone
+from clipself_seg.models.model_base import load_backbone
 
 # Default of MODEL.CLIP.WEIGHTS, which goes with the default of NAME and not with CAT-Seg's own key of the name.
 DEFAULT_WEIGHTS = "mini"
@@ -140,23 +140,23 @@ def tuned_clip(cfg: CfgNode) -> VisionLanguageBackbone:
     Raises:
         InputError: the tower is no ViT, the distilled one differs in what distillation freezes, or `_check_residual`.
     """
-    name = clip_name(cfg)
+    name, residual = clip_name(cfg), cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights == DEFAULT_WEIGHTS:
         weights = ""
-    clip = build_clip(cfg, NAME=name, WEIGHTS=weights)
+    clip = build_clip(cfg, NAME=name, WEIGHTS=weights, class_residual=residual)
     if not isinstance(clip, CLIPBackbone) or not isinstance(clip.visual, TransformerTower):
         _check_groups(cfg, clip)
         return clip
     _check_residual(cfg, clip.visual.pooled)
     if cfg.MODEL.CLIP.VISUAL_INIT:
-        tuned = build_clip(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
+        path = cfg.MODEL.CLIP.VISUAL_INIT
+        tuned = build_clip(cfg, NAME=name, WEIGHTS=path, class_residual=residual)
         assert isinstance(tuned, CLIPBackbone)
         if weights:
-            _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
+            _check_frozen_parts(clip, tuned, path)
         clip.visual = tuned.visual
         clip.distilled = tuned.distilled
-    clip.visual.class_residual = cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     return clip
 
 

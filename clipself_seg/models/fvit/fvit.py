@@ -22,23 +22,24 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
-from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import QUEUES, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import cosine_distance
+from clipself_seg.heads.distillation_losses import cosine_distance
 from clipself_seg.heads.fvit.boxes import Objects
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
 from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
-from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.fvit import fvit_checkpoint
 from clipself_seg.models.fvit.fvit_config import FViTTraining, InputSettings, parts_from_config
+from clipself_seg.models.model_base import ModelBase, chosen_classes, save_atomically, sizes_of
+from clipself_seg.models.model_protocols import FIRST_NAME, Classes, Group, Memory, Reading
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.preservation import frozen_copy, score_divergence
-from clipself_seg.models.protocol import FIRST_NAME, Classes, Group, Memory, Reading
 
 Maps = tuple[list[Tensor], list[Tensor], Tensor | None]  # levels, objectness, dense features
 BACKGROUND = "background"

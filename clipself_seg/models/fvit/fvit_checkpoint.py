@@ -14,7 +14,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.read import Checkpoint, fit
 from clipself_seg.clip import model as clip_model
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import as_bytes, on_host
+from clipself_seg.models.model_base import as_bytes, on_host
 
 if TYPE_CHECKING:
     from clipself_seg.models.fvit.fvit import FViT

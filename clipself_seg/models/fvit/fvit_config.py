@@ -9,7 +9,8 @@ from detectron2.config import CfgNode
 
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.kind import CLIP_MEAN
+from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
+from clipself_seg.config.declare import KEYS
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
@@ -98,12 +99,33 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
 def _pixels(cfg: CfgNode, clip: VisionLanguageBackbone) -> tuple[Pixel, Pixel]:
     """Mean and standard deviation of RGB values in 0..255: ``MODEL.FVIT``'s for a CLIP of CLIP's pixels, else its own.
 
-    The recipes' are for the former: official F-ViT divides by ImageNet's where CLIP was trained with its own.
+    The recipes' are for the former: ImageNet's, as official F-ViT has them, or CLIP's. Beside another tower these give
+    way to its own.
+
+    Raises:
+        InputError: beside another tower a key has values that are neither those of recipes nor the tower's.
     """
+    own = _in_bytes(clip.mean), _in_bytes(clip.std)
+    names, of_clip = ("PIXEL_MEAN", "PIXEL_STD"), (_in_bytes(CLIP_MEAN), _in_bytes(CLIP_STD))
+    values = tuple(cfg.MODEL.FVIT[names[0]]), tuple(cfg.MODEL.FVIT[names[1]])
     if clip.mean == CLIP_MEAN:
-        return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
-    mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
-    return mean, std
+        return values
+    for name, value, clips, towers in zip(names, values, of_clip, own):
+        key = KEYS[f"MODEL.FVIT.{name}"]
+        if not any(_nearly(value, usual) for usual in (key.default, clips, towers)):
+            raise InputError(
+                f"{key.name} is {value}, and {clip.name} was trained with {towers}: leave it out"
+            )
+    return own
+
+
+def _in_bytes(values: Pixel) -> Pixel:
+    return tuple(255 * value for value in values)
+
+
+def _nearly(value: Pixel, other: Pixel) -> bool:
+    """True if the values are equal but for rounding, as recipes have them."""
+    return len(value) == len(other) and all(abs(a - b) <= 0.5 for a, b in zip(value, other))
 
 
 def _roi_heads(cfg: CfgNode, strides: list[float], embed_dim: int) -> RoIHeads:

@@ -16,7 +16,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from clipself_seg.clip import TextBank
-from clipself_seg.clip.runtime import autocast, chunk_size, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import chunk_size, on_device
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.panoptic import mask_entries
@@ -25,9 +26,9 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.feature_sources import Canvas, FeatureSource
 from clipself_seg.heads.panoptic.generator import Generator
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
+from clipself_seg.models.model_protocols import Classes, Group
 from clipself_seg.models.panoptic.mask_models import OtherMasks
 from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, Masks, UnnamedMasks
-from clipself_seg.models.protocol import Classes, Group
 
 # Numbers of the generator's maps that are in memory at once, for a pixel of its canvas: a map of stride 4 has 16.
 NUMBERS_OF_PIXEL = 64

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
-from clipself_seg.clip.runtime import autocast, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
@@ -28,7 +29,16 @@ from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import class_logits, only_classes
-from clipself_seg.models.base import ModelBase, save_atomically, sizes_of
+from clipself_seg.models.model_base import ModelBase, save_atomically, sizes_of
+from clipself_seg.models.model_protocols import (
+    BEST_OF_NAMES,
+    MIRRORED,
+    Classes,
+    Group,
+    Memory,
+    Outputs,
+    Reading,
+)
 from clipself_seg.models.panoptic import panoptic_checkpoint
 from clipself_seg.models.panoptic.mask_sources import MaskSource
 from clipself_seg.models.panoptic.panoptic_config import mask_source, panoptic_parts
@@ -38,15 +48,6 @@ from clipself_seg.models.panoptic.panoptic_outputs import (
     Masks,
     MergeSettings,
     make_outputs,
-)
-from clipself_seg.models.protocol import (
-    BEST_OF_NAMES,
-    MIRRORED,
-    Classes,
-    Group,
-    Memory,
-    Outputs,
-    Reading,
 )
 
 

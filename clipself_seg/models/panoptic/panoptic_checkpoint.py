@@ -19,7 +19,7 @@ from clipself_seg.checkpoints.read import fit, nearly_equal
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.weights import NO_WEIGHTS, to_native
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import as_bytes, on_host
+from clipself_seg.models.model_base import as_bytes, on_host
 from clipself_seg.models.panoptic.mask_sources import Generated
 
 if TYPE_CHECKING:

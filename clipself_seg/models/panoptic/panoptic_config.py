@@ -28,6 +28,7 @@ from clipself_seg.heads.panoptic.feature_sources import (
 from clipself_seg.heads.panoptic.generator import GENERATORS, Generator, GeneratorSizes
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
+from clipself_seg.models.model_protocols import Group
 from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.models.panoptic.mask_sources import (
@@ -38,7 +39,6 @@ from clipself_seg.models.panoptic.mask_sources import (
     Predicted,
 )
 from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeSettings
-from clipself_seg.models.protocol import Group
 
 
 def fcclips_groups(model: nn.Module, solver: CfgNode) -> list[Group]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     semantic_labels,
 )
 from clipself_seg.heads.text_scores import only_classes
-from clipself_seg.models.base import sizes_of
-from clipself_seg.models.protocol import Outputs
+from clipself_seg.models.model_base import sizes_of
+from clipself_seg.models.model_protocols import Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,7 @@ class UnnamedMasks:
 
     mask_logits: Tensor
     scores: Tensor
+    backbone_map: ClassVar[None] = None  # there was no generator
 
     @classmethod
     def of_sample(cls, sample: Sample, device: torch.device) -> UnnamedMasks:
@@ -162,18 +164,11 @@ class UnnamedMasks:
         return cls(masks.to(torch.int8).mul_(2 * INSIDE).sub_(INSIDE), scores)
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Rows and columns in pixels of the image."""
+    def canvas(self) -> tuple[int, int]:
+        """Rows and columns in pixels that the masks cover: the image, without padding."""
         return self.mask_logits.shape[1], self.mask_logits.shape[2]
 
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """Rows and columns that the masks cover: the image, without padding."""
-        return self.image_size
-
-    @property
-    def backbone_map(self) -> None:
-        """No map of a backbone: there was no generator."""
+    image_size = canvas
 
     def only(self, classes: Sequence[int]) -> UnnamedMasks:
         """The masks as they are: nothing is known of their classes."""

@@ -112,7 +112,7 @@ def metadata_of(predictor: ImagePredictor[Any]) -> dict[str, Any]:
         "clip": model.clip.name,
         "names": [*predictor.names],
         "synonyms": [entry.names for entry in vocabulary.classes] if vocabulary else [],
-        "weights": [] if cfg is None else [f"{name}: {text}" for name, text in origins(cfg)],
+        "weights": [] if cfg is None else [": ".join(filter(None, row)) for row in origins(cfg)],
         "provenance": provenance(weights_hash=model.weights_hash()),
     }
 

@@ -139,7 +139,7 @@ def test_an_image_of_another_size_than_its_ground_truth_is_refused(record, name)
 
 @pytest.mark.parametrize("name", [n for n in ALL if "seg" in n or "pan" in n or "detec" in n])
 def test_another_channel_order_is_refused(name, record):
-    with pytest.raises(InputError, match='INPUT.FORMAT is "BGR"'):
+    with pytest.raises(InputError, match="INPUT.FORMAT must be RGB"):
         ALL[name](load_config(None, ["INPUT.FORMAT", "BGR"]))(record, 0)
 
 

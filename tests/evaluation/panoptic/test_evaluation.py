@@ -99,8 +99,11 @@ def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):
 def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
     source = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.MASK_GENERATOR.OUTPUTS")
     source += (str(datasets / "one/segments"), "DATASETS.TEST", ("one",))
-    for options in ((), ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.VOID_SWEEP", (0.5,))):
-        with pytest.raises(InputError, match="named by CLIP alone: set TEST.PANOPTIC.ROWS"):
+    for key, options in (
+        ("ROWS", ()),
+        ("VOID_SWEEP", ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.VOID_SWEEP", (0.5,))),
+    ):
+        with pytest.raises(InputError, match=f"TEST.PANOPTIC.{key} must be .* for masks, which"):
             evaluation(datasets, *source, *options)
     model = Spoiler()
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
@@ -262,7 +265,9 @@ def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(s
     results = evaluation(streets, *options)(model)[CITYSCAPES]["generator"]
     assert model.asked[0][1][5:7] == ("person", "class 6")
     assert (results["PQ"], results["classes"], results["classes_seen"]) == (100, 4, 1)
-    with pytest.raises(InputError, match="TEST.LABEL_FILES has 1 entries, DATASETS.TEST 2"):
+    with pytest.raises(
+        InputError, match="TEST.LABEL_FILES must be a file for each of DATASETS.TEST"
+    ):
         evaluation(streets, "TEST.LABEL_FILES", ("a.txt",))
 
 

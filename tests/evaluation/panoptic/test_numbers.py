@@ -119,13 +119,6 @@ def test_seen_and_unseen_classes_split_the_mean():
     assert results["PQ-class0"] == 100 and math.isnan(results["PQ-class2"])
 
 
-def test_integers_of_numpy_are_as_good_as_pythons():
-    plain = [segment(1, THING, 2)]
-    arrays = [{key: np.int64(value) for key, value in plain[0].items()}]
-    expected, quality = (quality_of([1, 1], s, [1, 1], s) for s in (plain, arrays))
-    np.testing.assert_array_equal(expected, quality)
-
-
 @pytest.mark.parametrize(
     "side, ids, segments, said",
     [
@@ -137,17 +130,9 @@ def test_integers_of_numpy_are_as_good_as_pythons():
             r'a.json disagree.*\[1\] with more pixels than their "area"',
         ),
         (0, [1, 1], [segment(1, THING)], 'more pixels than their "area"'),
-        (0, [1, 1], [segment(1, THING, None)], "a segment has .*got .*None"),
-        (0, [1, 1], [segment(1, THING, 10**400)], "a.json: a segment has .*no .area. but a number"),
         (1, [5, 8], [segment(5, THING)], r"b.png and b.json disagree.*\[8\] only in the map"),
         (1, [5, 5], [segment(5, THING), segment(6, THING)], r"\[6\] only in the list"),
-        (1, [5, 5], [segment(5, 3)], "segment 5 has category 3, which is not among the 6"),
         (1, [5, 5], [segment(5, THING)] * 2, "segment id 5 is there twice"),
-        (1, [0, 0], [segment(0, THING)], "from 1 to 16777215"),
-        (1, [5, 5], [{"id": 5}], 'b.json: a segment has .*"category_id"'),
-        (1, [5, 5], ["5"], "b.json: a segment has"),
-        (1, [5, 5], [segment(5, [THING])], "a segment has .*'id': 5"),
-        (1, [5, 5], [segment(2**63, THING)], "from 1 to 16777215"),
         (1, [5, 5, 5], [segment(5, THING)], "b.json: 3 x 1 pixels.*2 x 1 in a.png"),
     ],
 )

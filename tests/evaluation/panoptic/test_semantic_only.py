@@ -20,8 +20,8 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
 from clipself_seg.models.build import build_model
+from clipself_seg.models.model_protocols import Classes
 from clipself_seg.models.panoptic.mask_sources import Generated
-from clipself_seg.models.protocol import Classes
 from lab.prepare.common import Options
 from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT

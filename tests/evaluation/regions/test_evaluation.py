@@ -57,9 +57,11 @@ def test_tables_have_a_row_a_data_set_or_of_several_sizes_a_row_a_size(tmp_path)
     numbers = {48: {"boxes.thing.top1": 12.5}, 64: {"boxes.thing.top1": 25.0}}
     (one,) = evaluation((64,), tmp_path).tables({NAME: {64: numbers[64]}}).values()
     assert cells(one)[-1][:3] == [NAME, "25.0", "-"]
-    ((title, both),) = evaluation((48, 64), tmp_path).tables({NAME: numbers}).items()
-    assert NAME in title
-    assert [line[:2] for line in cells(both)[-2:]] == [["48", "12.5"], ["64", "25.0"]]
+    (both,) = evaluation((48, 64), tmp_path).tables({NAME: numbers}).values()
+    assert [line[:2] for line in cells(both)[-2:]] == [
+        [f"{NAME}, 48 px", "12.5"],
+        [f"{NAME}, 64 px", "25.0"],
+    ]
 
 
 def test_the_protocol(tmp_path, datasets, caplog):
@@ -107,9 +109,9 @@ def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_mode
             assert mixture == expected[alpha][size] != expected[1.0][size]
     assert model.alpha == 1.0 and not model.training
     assert model.clip.weights_hash() == model.weights_hash()
-    tables = swept.tables({NAME: numbers})
-    (lines,) = (cells(table) for title, table in tables.items() if title.endswith("64 px"))
-    assert [line[0] for line in lines][-3:] == ["as configured", "alpha 0.7", "alpha 0"]
+    (table,) = swept.tables({NAME: numbers}).values()
+    row = f"{NAME}, 64 px"
+    assert [line[0] for line in cells(table)][-3:] == [row, f"{row}, alpha 0.7", f"{row}, alpha 0"]
 
 
 def test_mixtures_in_the_midst_of_a_training_leave_it_training(tmp_path, datasets):

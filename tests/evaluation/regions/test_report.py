@@ -8,9 +8,8 @@ import sys
 from matplotlib.figure import Figure
 from PIL import Image
 
-from clipself_seg.evaluation.region_report import COLUMNS, plot_size_curve, region_table, size_table
+from clipself_seg.evaluation.region_report import COLUMNS, plot_size_curve, region_table
 from clipself_seg.provenance import provenance, read_results, write_results
-from tests.tables import cells as table_cells
 
 RESULTS = {"boxes.thing.top1": 72.14, "boxes.thing.top5": 91.3, "images": 5000.0}
 RESULTS |= {"masks.thing.top1": 74.4, "masks.thing.top5": 91.8}
@@ -52,9 +51,10 @@ def test_masked_attention_has_columns_only_if_it_was_read():
     assert len(region_table({}, style="github").splitlines()) == 2
 
 
-def test_sizes_come_in_order():
-    lines = table_cells(size_table({1024: RESULTS, 320: RESULTS}))
-    assert [line[0] for line in lines][-2:] == ["320", "1024"]
+def test_grouping_has_columns_only_if_it_was_measured():
+    rows = {"a": RESULTS | {"grouping.purity": 70.04, "grouping.chance": 20.0}}
+    head, _, row = cells(region_table(rows, style="github"))
+    assert (head[-2:], row[-2:]) == (["Grouping", "at random"], ["70.0", "20.0"])
 
 
 def test_a_recorded_command_can_be_typed_again(monkeypatch):

@@ -93,7 +93,7 @@ def test_a_file_of_names_takes_the_place_of_bad_ones(stub):
     model = Eye()
     assert evaluation(stub, "TEST.LABEL_FILES", str(("", "", str(names))))(model)
     assert model.names == [("building", "road", "car"), ("river",), ("grass",)]
-    with pytest.raises(InputError, match="LABEL_FILES has 1 entries, DATASETS.TEST 3"):
+    with pytest.raises(InputError, match="LABEL_FILES must be a file for each of DATASETS.TEST"):
         evaluation(stub, "TEST.LABEL_FILES", "('names.txt',)")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.clip import runtime
+from clipself_seg.clip import block_calls
 from clipself_seg.heads.cat_seg.attention import linear_attention
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorLayer,
@@ -100,7 +100,7 @@ def test_calling_the_aggregator_aggregates_through_the_forward_of_its_parts():
 @pytest.mark.heavy
 def test_compiled_blocks_give_the_same_logits_and_gradients_for_any_classes(monkeypatch):
     torch._dynamo.reset()
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     aggregator = CostAggregator(SMALL, classes_at_once=2)
     compiled = copy.deepcopy(aggregator)
@@ -116,7 +116,7 @@ def test_compiled_blocks_give_the_same_logits_and_gradients_for_any_classes(monk
             model(*inputs)[0].logits.square().sum().backward()
         for name, parameter in compiled.named_parameters():
             torch.testing.assert_close(parameter.grad, aggregator.get_parameter(name).grad)
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
 
 
 def test_classes_that_pass_together_follow_from_the_size_of_the_cost_volume():

@@ -13,7 +13,7 @@ from clipself_seg.heads.fvit.boxes import (
     sample_boxes,
     select_detections,
 )
-from clipself_seg.heads.fvit.rpn import ProposalRule, make_anchors, propose
+from clipself_seg.heads.fvit.rpn import RPN, ProposalRule, make_anchors
 
 
 def test_samples_are_random_ascending_and_filled_up_with_negatives():
@@ -67,14 +67,14 @@ def test_anchors_are_detectron2s(strides):
 
 @pytest.mark.cpu
 def test_proposals_on_a_gpu_are_those_of_the_cpu():
-    anchors = make_anchors([(24, 24), (12, 12)], (4, 8))
-    logits = [torch.randn(len(level)) for level in anchors]
-    deltas = [torch.randn(len(level), 4) / 4 for level in anchors]
-    rule = ProposalRule(before=1500, after=400)
-    expected = propose(logits, deltas, anchors, (80, 96), rule)
+    rpn = RPN((4, 8), ProposalRule(before=1500, after=400), channels=8)
+    sides = (24, 12)
+    logits = [torch.randn(1, 3, side, side) for side in sides]
+    deltas = [torch.randn(1, 12, side, side) / 4 for side in sides]
+    expected = rpn.propose(logits, deltas, 0, (80, 96))
     # torchvision loops over levels from 1000 on.
-    assert len(expected[0]) > 100 and sum(map(len, anchors)) > 1000
+    assert len(expected[0]) > 100 and 3 * sum(side**2 for side in sides) > 1000
     with Accelerator():
-        given = [[x.to(ACCELERATOR) for x in part] for part in (logits, deltas, anchors)]
-        boxes, scores = propose(*given, (80, 96), rule)
+        given = [[x.to(ACCELERATOR) for x in part] for part in (logits, deltas)]
+        boxes, scores = rpn.propose(*given, 0, (80, 96))
     assert torch.equal(on_host(boxes), expected[0]) and torch.equal(on_host(scores), expected[1])

@@ -9,7 +9,7 @@ from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.models.protocol import TrainableModel
+from clipself_seg.models.model_protocols import TrainableModel
 from lab.precompute.stock_rpn import WEIGHTS_KEY, StockRPN
 from tests.conftest import ROOT
 from tests.models.fvit.test_model import sample

@@ -132,7 +132,7 @@ def test_absent_and_unprepared_name_the_archive_and_the_command(ade):
     finding = check()
     assert finding.state == "incomplete" and not finding.subset_allowed().fine
     assert any("annotations/validation is missing" in note for note in finding.notes)
-    assert finding.mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
+    assert finding.mend.startswith("the archive is not whole: unpack http://data.csail.mit.edu/")
     shutil.rmtree(ade / "images")
     finding = check()
     assert finding.state == "absent" and not finding.subset_allowed().fine
@@ -421,7 +421,9 @@ def test_streets_are_absent_unprepared_or_as_large_as_they_are(
     finding = check(name)
     assert (finding.state, finding.mend) == ("unprepared", command)
     prepare(PrepareOptions(datasets_root), [split])
-    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], official_count=1))
+    monkeypatch.setitem(
+        DATASETS, name, replace(DATASETS[name], official_count=1, official_annotations=None)
+    )
     finding = check(name)
     assert finding.state == "complete" and (finding.images, finding.labelled) == (1, 1)
     for label_map in datasets_root.rglob("*_labelTrainIds.png"):
@@ -454,3 +456,17 @@ def test_boxes_are_absent_unprepared_complete_or_broken(coco, tmp_path):
     shutil.rmtree(coco)
     finding = check("ov_coco_val")
     assert finding.state == "absent" and "cocodataset.org" in finding.mend
+
+
+def test_annotations_are_counted_and_one_of_a_hundred_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr(common, "CHUNK", 7)  # a word lies across several chunks
+    entry = replace(DATASETS["ov_coco_val"], official_annotations=200)
+    path = entry.path(entry.annotations)
+    path.parent.mkdir(parents=True)
+    for count, whole in ((198, True), (197, False)):
+        boxes = [{"image_id": 1, "id": number} for number in range(count)]
+        path.write_text(json.dumps({"images": [{"id": 1}], "annotations": boxes}))
+        said = common.too_few_annotations(entry)
+        assert said == ("" if whole else f"197 of 200 annotations in {path}")
+    assert not common.too_few_annotations(replace(entry, official_annotations=None))

@@ -116,6 +116,7 @@ def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
     assert said.count("# 2; lacks what is missing") == said.count("  clipself-seg ") == 3
     assert " 16 A100 hours  clipself-seg train" in said and " 17 A100 hours  clipself" in said
     assert "  3 A100 minutes  clipself-seg eval" in said and "3 runs, 33 A100 hours\n" in said
+    assert "      33 A100 hours  table 2: 3 runs" in said
     assert "COCO; size: 21.3 GB, unpacked as much again; licence: annotations CC" in said
     assert "merged2b_s8b_b131k (EVA02-B-16); licence: MIT" in said and "disk: about 5 GB" in said
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
@@ -139,8 +139,8 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
     assert len(resolve({"eva": spec}, "eva", 0).missing) == 1
     named = make_run("configs/regions/coco+eva02_vitb16.yaml", {}, evaluate=True)
     (said,) = named.fetched
-    assert said.startswith("MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); licence: MIT (")
-    assert runs.licence("openai", "ViT-B-16-quickgelu") == "MIT (the repository's)"
+    assert said.startswith("MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); licence: MIT")
+    assert runs.licence("openai", "ViT-B-16-quickgelu") == "Apache-2.0"
     assert runs.licence("nobody's", "ViT-B-16") == "not stated"
 
 

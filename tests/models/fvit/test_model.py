@@ -16,7 +16,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from tests.conftest import ROOT
 from tests.two_processes import in_two_processes
 

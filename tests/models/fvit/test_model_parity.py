@@ -10,7 +10,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
 from clipself_seg.models import FViT
 from clipself_seg.models.fvit.fvit_config import InputSettings
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from tests.heads.fvit import official
 from tests.heads.fvit.official import close
 from tests.parity.named_weights import named_input, without_numbers

@@ -65,7 +65,7 @@ def test_texts_are_traced_for_any_number_of_them(mini):
     tokens, module = mini.tokenize(towers.TEXTS), towers.TextGraph(mini)
     with graph.plain(module):
         traced = torch.export.export(module, (tokens,), dynamic_shapes=({0: Dim("texts")},))
-    many = tokens.repeat(75, 1)  # of more than `runtime.FEWEST_ELEMENTS`
+    many = tokens.repeat(75, 1)  # of more than `block_calls.FEWEST_ELEMENTS`
     torch.testing.assert_close(traced.module()(many)[-3:], mini.encode_text(tokens))
 
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.runtime import QUEUES, autocast
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import QUEUES
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.annotations import Record, proposal_records, read_coco_json, require_files
@@ -32,7 +33,7 @@ from clipself_seg.data.mappers.samples import Sample, chw, stated_size
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.errors import InputError, known
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
-from clipself_seg.heads.distillation import noun_logits
+from clipself_seg.heads.distillation_losses import noun_logits
 from clipself_seg.prediction.journal import Json
 from clipself_seg.provenance import provenance
 from lab.precompute.proposals import CocoStream

@@ -1,8 +1,8 @@
 """Detectron2's region proposal network on any of its backbones, with the interface of this project's models.
 
-It is `ProposalNetwork` with the members of `models.protocol`. Where F-ViT proposes boxes on CLIP's features, this one
-stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`` says. Runs of it import this module
-(``--import``), as `precompute.py` does for its own.
+It is `ProposalNetwork` with the members of `models.model_protocols`. Where F-ViT proposes boxes on CLIP's features,
+this one stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`` says. Runs of it import this
+module (``--import``), as `precompute.py` does for its own.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit
 from clipself_seg.checkpoints.training_state import trained_tensors
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.precision import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.relations import RELATIONS, whole_batches
-from clipself_seg.config.weights import refuse_addresses
+from clipself_seg.config.weight_checks import refuse_addresses
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.extend import register_key
-from clipself_seg.models.base import ModelBase, load_backbone, on_host, save_atomically
+from clipself_seg.models.model_base import ModelBase, load_backbone, on_host, save_atomically
+from clipself_seg.models.model_protocols import Group
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
-from clipself_seg.models.protocol import Group
 
 # Weights of the backbone of a StockRPN: a .pth, .safetensors or .pkl file, such as Detectron2's
 # ImageNetPretrained/torchvision/R-50.pkl. A checkpoint of the whole model holds them.

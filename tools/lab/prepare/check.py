@@ -38,7 +38,7 @@ from clipself_seg.errors import InputError, known
 from lab.parallel import run_in_parallel
 from lab.prepare.ade import ade150_jobs, ade847_jobs
 from lab.prepare.coco import coco_stuff_jobs
-from lab.prepare.common import FileJob
+from lab.prepare.common import FileJob, too_few_annotations
 from lab.prepare.pascal import VocJob, context_59_jobs, context_459_jobs, nothing_left, voc20_jobs
 
 State = Literal["absent", "unprepared", "incomplete", "broken", "subset", "complete"]
@@ -252,7 +252,13 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
         records = present
         if key == "file_name":
             finding = finding._replace(images=len(records))
-    finding = finding._replace(labelled=len(records), missing=count - len(records))
+    whole = count >= (
+        entry.official_count or 0
+    )  # a part of the images has a part of the annotations
+    if few := too_few_annotations(entry) if whole else "":
+        notes.append(few)
+        mends.append(_again(entry, entry.prepare))
+    finding = finding._replace(labelled=len(records), missing=count - len(records) + bool(few))
     if isinstance(entry, PanopticSet) and entry.captions_json:
         path = entry.path(entry.captions_json)
         if not path.exists():

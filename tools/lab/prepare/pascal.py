@@ -42,11 +42,11 @@ CONTEXT_CLASSES = 459
 MAX_SIDE = 8192  # pixels, far above the archive's 500
 JSON_HINT = (
     "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
-    "https://sites.google.com/view/pasd"
+    "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
 )
 MAT_HINT = (
     "The folder trainval with one .mat an image is in the archive of PASCAL Context's 459 classes, "
-    "https://www.cs.stanford.edu/~roozbeh/pascal-context"
+    "https://roozbehm.info/pascal-context/trainval.tar.gz"
 )
 LIST_HINT = (
     "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "

@@ -13,7 +13,7 @@ import torch
 
 from clipself_seg.commands.demo import write_explore
 from clipself_seg.data.datasets.table import MINI
-from clipself_seg.evaluation.protocol import protocol_lines
+from clipself_seg.evaluation.measuring_protocol import protocol_lines
 from clipself_seg.explore.demo import WORLD
 from clipself_seg.files import alone_in, remove_leftovers, write_json, write_text
 from clipself_seg.visualization.overlays import write_tiles

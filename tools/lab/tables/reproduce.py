@@ -16,7 +16,8 @@ from lab.mini.writer import WorldSize, make_worlds
 from lab.tables.claims import LEAST_SEEDS
 from lab.tables.execution import AT_ONCE, UNKNOWN, affordable, plan, run_all, say
 from lab.tables.page import NAMES, write_page
-from lab.tables.runs import Run, missing_data, resolve
+from lab.tables.rehearse import rehearsals
+from lab.tables.runs import COSTS, Run, config_name, missing_data, resolve
 from lab.tables.sections import command_text, make_section
 from lab.tables.store import Store
 from lab.tables.table import Table, is_file, read_tables, with_data, with_yours
@@ -141,6 +142,23 @@ class Reproduction:
         self.write_page(names)
         return 1 if failed or missing else 0
 
+    def rehearse(self, names: Sequence[str], *, gpus: int = 0) -> int:
+        """Make two steps of one run of each recipe, as `rehearsals` says; 1 if one failed or lacks something."""
+        runs, lacking = rehearsals(self.read(names), self.scale, gpus)
+        for name in dict.fromkeys(config_name(run.config) for run in runs if not run.evaluate):
+            if name in (memory := COSTS["GiB of a GPU"]):
+                images = COSTS["images of a GPU"][name]
+                say(f"{memory[name]:>6g} GiB of a GPU, at least: {name}, {images} images each")
+        for what in lacking:
+            say(f"not rehearsed: {what}")
+        store = Store(self.store.folder / "rehearsal")
+        with alone_in(store.folder):
+            failed = run_all(plan(runs, store), store, gpus=gpus)
+        for name, problem in failed.items():
+            say(f"failed: {name}: {problem}")
+        say(f"{sum(run.name not in failed for run in runs)} of {len(runs)} recipes ran")
+        return 1 if failed or lacking else 0
+
     def write_page(self, names: Sequence[str] = ()) -> None:
         """Write the page of all tables from the runs of `seeds`, and of seeds 0 to 2, that are finished.
 
@@ -188,6 +206,10 @@ class Reproduction:
             command = command_text(run, self.store.folder, gpus)
             tables = ", ".join(shown[run.name])
             say(f"{self._cost(run.minutes):>20}  {command}   # {tables}{lacks}")
+        for table in self.read(names):
+            own = [run for run in todo if table.name in shown[run.name]]
+            cost = self._cost(sum(run.minutes for run in own))
+            say(f"{cost:>20}  table {table.name}: {len(own)} runs, those that it shares among them")
         _say_what_is_missing(todo, missing)
         if self.scale == "real":
             disk = sum(run.gigabytes for run in todo)

@@ -20,7 +20,7 @@ from clipself_seg.checkpoints.locate import weights_folder
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of, shipped_files, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.weights import WEIGHTS, refuse_addresses
+from clipself_seg.config.weight_checks import WEIGHTS, refuse_addresses
 from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
 from clipself_seg.errors import InputError, shown
@@ -29,6 +29,7 @@ from clipself_seg.imports import typed_modules
 from clipself_seg.training.tasks import task_of
 from lab import ROOT
 from lab.mini.writer import WorldSize, manifest_of
+from lab.prepare.common import too_few_annotations
 from lab.tables.table import FOLDER, RunOf, RunSpec
 
 # Key of the configuration -> value.
@@ -62,22 +63,32 @@ def _data_paths(files: DataSet) -> list[Path]:
     return [files.path(need.relative) for need in files.needed(("instances", "semantic"))]
 
 
-def missing_data(name: str) -> str:
+def missing_data(name: str, whole: bool = True) -> str:
     """The missing files of a data set, and how to get them.
 
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
+
+    Args:
+        whole: count images and annotations, too: a part of a data set has other numbers than the whole.
     """
     files = DATASETS.get(name)
     if files is None or files.root.variable == MINI.variable:
         return ""
     missing = [str(path) for path in _data_paths(files) if not path.exists()]
-    count = 0 if missing else _count_files(files.path(files.images))
-    if not missing and count < (files.official_count or 0):
-        missing = [f"{count} of {files.official_count} images in {files.path(files.images)}"]
+    if whole and not missing:
+        folder = files.path(files.images)
+        if (count := _count_files(folder)) < (files.official_count or 0):
+            missing.append(f"{count} of {files.official_count} images in {folder}")
+        missing += filter(None, [_too_few_annotations(name)])
     if not missing:
         return ""
     how = files.root.advice + (f", then {files.prepare}" if files.prepare else "")
     return f"{name}: {', '.join(missing)}: {how}"
+
+
+@functools.lru_cache(maxsize=None)
+def _too_few_annotations(name: str) -> str:
+    return too_few_annotations(DATASETS[name])
 
 
 @functools.lru_cache(maxsize=None)
@@ -99,12 +110,10 @@ def licence(name: str, model: str) -> str:
 
     Args:
         name: value of a key in `WEIGHTS`.
-        model: name of the CLIP; the publisher's files have its plain name.
+        model: name of the CLIP.
     """
-    plain = model.removesuffix("-quickgelu")
-    same = (one for one in zoo().values() if one.name.startswith(f"{name}-") and one.model == plain)
-    entry = entry_of(name, model) or next(same, None)
-    return entry.licence if entry and entry.licence else "not stated"
+    entry = entry_of(name, model)
+    return entry.licence if entry else "not stated"
 
 
 def fingerprint(name: str) -> object:
@@ -157,8 +166,10 @@ RECORDED: Mapping[tuple[str, ...], tuple[str, ...]] = {
 }
 DIGITS = 12
 NAMED = "named "
-# Hours of one A100 that training a configuration takes, as docs/expected.md explains.
-HOURS: Mapping[str, float] = read_json(FOLDER / "hours.json")
+# By configuration, as docs/expected.md explains: hours of an A100 of a training, its memory with the images of each
+# step, and seconds of an A100 of an image's evaluation.
+COSTS: Mapping[str, Mapping[str, float]] = read_json(FOLDER / "costs.json")
+HOURS, SECONDS = COSTS["hours of a training"], COSTS["seconds of an image"]
 # On disk, of each number of an image tower that learns as a whole: two states of a training (value and two moments)
 # and the weights of the whole model.
 BYTES = 30
@@ -278,8 +289,7 @@ def resolve(specs: Mapping[str, RunSpec], name: str, seed: int) -> Run:
         needs=needs,
         evaluate=spec.evaluate,
         seed=seed if moved else None,
-        minutes=spec.minutes
-        or (0 if spec.evaluate else 60 * HOURS.get(config_name(spec.config), 0)),
+        minutes=spec.minutes,
         missing=missing,
         prepare=spec.prepare,
         imports=spec.yours or not any(other.yours for other in specs.values()),
@@ -306,7 +316,7 @@ def make_run(
         needs: key -> run whose result is its value.
         evaluate: whether nothing is trained.
         seed: seed; None leaves the configuration's.
-        minutes: core-minutes that are expected.
+        minutes: core-minutes that are expected; 0 takes those of `COSTS`.
         missing: what is known to be missing.
         prepare: words that write its data.
         imports: whether it has the modules of ``--import``, which count then.
@@ -341,11 +351,20 @@ def make_run(
         settings=settings,
         defaults={key: defaults[key] for key in defaults if key not in (*FILE_KEYS, *INDIFFERENT)},
         result_file=result_file,
-        minutes=minutes,
+        minutes=minutes or _minutes(config, values, evaluate),
         missing=(*missing, *filter(None, here)),
         prepare=prepare,
         imports=imports,
     )
+
+
+def _minutes(config: str, values: Values, evaluate: bool) -> float:
+    """Minutes of an A100 that a run on real data takes; 0 where nobody knows."""
+    if not evaluate:
+        return 60 * HOURS.get(config_name(config), 0)
+    sets = [DATASETS[name] for name in values["DATASETS.TEST"] if name in DATASETS]
+    images = sum(one.official_count or 0 for one in sets)
+    return images * SECONDS.get(config_name(config), 0) / 60
 
 
 def _settings(

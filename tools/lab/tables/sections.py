@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.protocol import protocol_lines
+from clipself_seg.evaluation.measuring_protocol import protocol_lines
 from clipself_seg.imports import OPTION, typed_modules
 from clipself_seg.provenance import protocols_of
 from clipself_seg.training.metrics import flatten_numbers

@@ -30,7 +30,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.models.protocol import Classes, Memory
+from clipself_seg.models.model_protocols import Classes, Memory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,7 +54,7 @@ OF_TORCHVISION = {
 
 
 class ModelBase(nn.Module):
-    """Members of `models.protocol` that most models have alike.
+    """Members of `models.model_protocols` that most models have alike.
 
     Attributes:
         clip: the model's CLIP.

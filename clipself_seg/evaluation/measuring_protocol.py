@@ -1,7 +1,8 @@
 """The protocol of a measurement: vocabulary, input sizes and rules, in one line under every table.
 
-It is built from what the model and the evaluation use, and not from the configuration: `models.protocol.Reading` is
-the model's part, mappers state their sizes, and evaluations their vocabularies and rules.
+It is built from what the model and the evaluation use, and not from the configuration:
+`models.model_protocols.Reading` is the model's part, mappers state their sizes, and evaluations their vocabularies and
+rules.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clipself_seg.models.protocol import Reading
+from clipself_seg.models.model_protocols import Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def size_text(mapper: object, of_model: str) -> str:
 
     Args:
         mapper: makes samples of records; its `size_rule()` says the size, which one of another project may lack.
-        of_model: `models.protocol.Reading.size`.
+        of_model: `models.model_protocols.Reading.size`.
     """
     rule = getattr(mapper, "size_rule", lambda: "not stated by the mapper")
     return f"{rule()}; {of_model}" if of_model else rule()

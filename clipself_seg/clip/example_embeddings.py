@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import full_precision
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples, Example
 from clipself_seg.data.images import fit_size

@@ -18,12 +18,13 @@ from detectron2.evaluation import DatasetEvaluator, inference_context, inference
 from detectron2.utils import comm
 from torch import nn
 
+from clipself_seg.config.relations import EVALUATION, require_valid
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.evaluation.report import format_table
-from clipself_seg.models.protocol import Model, SemanticModel, reading_of
+from clipself_seg.models.model_protocols import Model, SemanticModel, reading_of
 from clipself_seg.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     Attributes:
         datasets: names of the data sets.
         workers: number of worker processes of each loader.
-        output_dir: folder for files; its name is that of the model in the paper's tables.
+        output_dir: folder for files.
         synonyms: names of a class that count, in the words of the model that was checked.
         protocols: name of a data set that was begun -> the protocol of its numbers.
     """
@@ -74,7 +75,12 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads the keys of every evaluation: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        """Reads the keys of every evaluation: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``.
+
+        Raises:
+            InputError: keys that only an evaluation reads do not go together.
+        """
+        require_valid(cfg, EVALUATION, all_keys=True)
         return {
             "datasets": cfg.DATASETS.TEST,
             "workers": cfg.DATALOADER.NUM_WORKERS,
@@ -122,9 +128,10 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                 # An evaluation without a pass, such as a reader of files, counts no pixels.
                 confusion = self._confusion(evaluators[0]) if evaluators else None
                 add_metrics(results[name], confusion)
+                self._report({name: results[name]})
                 if finished is not None:
                     finished(results)
-        if results and comm.is_main_process():
+        if len(results) > 1:
             self._report(results)
         return results
 
@@ -183,7 +190,9 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         return tables | own
 
     def _report(self, results: Results) -> None:
-        """Logs tables of all data sets, in the main process."""
+        """Logs tables of some data sets, in the main process."""
+        if not comm.is_main_process():
+            return
         for title, table in self.all_tables(results).items():
             logger.info("%s:\n%s\n%s", title, table, "\n".join(self.notes(results)))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.distillation import (
+from clipself_seg.heads.distillation_losses import (
     coherence_loss,
     concept_contrast,
     context_loss,

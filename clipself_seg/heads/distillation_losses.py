@@ -23,7 +23,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import QUEUES, full_precision
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import QUEUES
 
 Average = Literal["regions", "images"]
 RANGE_EPS = 1e-10  # SCD's, where a row's largest value is its smallest

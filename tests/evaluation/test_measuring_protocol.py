@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from clipself_seg.evaluation.protocol import (
+from clipself_seg.evaluation.measuring_protocol import (
     MeasuringProtocol,
     protocol_lines,
     seen_text,
     size_text,
     words_text,
 )
-from clipself_seg.models.protocol import Reading
+from clipself_seg.models.model_protocols import Reading
 
 
 def protocol(**changes):

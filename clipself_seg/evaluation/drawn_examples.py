@@ -17,26 +17,10 @@ from clipself_seg.data.examples import Example, as_example
 from clipself_seg.data.images import image_size
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 LEAST_AREA = 1e-3  # of a region, as a fraction of its image
-
-
-def of_each(
-    key: str, values: Sequence[str], datasets: Sequence[str], wanted: str
-) -> dict[str, str]:
-    """The entries of a key by the data set of ``DATASETS.TEST`` that they are for.
-
-    Raises:
-        InputError: they are not as many as data sets.
-    """
-    if len(values) != len(datasets):
-        raise InputError(
-            f"{key} has {len(values)} entries, DATASETS.TEST {len(datasets)}: give {wanted} for each"
-        )
-    return dict(zip(datasets, values))
 
 
 class DrawnExamples(NamedTuple):
@@ -45,7 +29,7 @@ class DrawnExamples(NamedTuple):
     Attributes:
         sources: name of an evaluated data set -> that of the training set, which has label maps.
         number: examples of each class; 0 for none.
-        weight: of the examples beside the word, see `clip.examples`.
+        weight: of the examples beside the word, see `clip.example_embeddings`.
         seed: of the order in which images are looked through.
     """
 
@@ -56,16 +40,9 @@ class DrawnExamples(NamedTuple):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> DrawnExamples:
-        """Reads ``TEST.EXAMPLES``, ``DATASETS.TEST`` and ``SEED``.
-
-        Raises:
-            InputError: not every evaluated data set has one that examples are drawn from.
-        """
+        """Reads ``TEST.EXAMPLES``, ``DATASETS.TEST`` and ``SEED``."""
         keys = cfg.TEST.EXAMPLES
-        sources = dict[str, str]()
-        if keys.NUMBER:
-            wanted = "a data set with label maps"
-            sources = of_each("TEST.EXAMPLES.DATASETS", keys.DATASETS, cfg.DATASETS.TEST, wanted)
+        sources = dict(zip(cfg.DATASETS.TEST, keys.DATASETS)) if keys.NUMBER else {}
         return cls(sources, keys.NUMBER, keys.WEIGHT, cfg.SEED)
 
     def text(self, name: str) -> str:

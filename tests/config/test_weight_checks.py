@@ -3,7 +3,7 @@
 import pytest
 
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import WEIGHTS, fetch_addresses, require_weights
+from clipself_seg.config.weight_checks import WEIGHTS, fetch_addresses, require_weights
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
 
@@ -46,7 +46,7 @@ def test_a_typed_name_of_the_hub_is_fetched_like_an_address(tmp_path, monkeypatc
     assert fetch_addresses(cfg).MODEL.CLIP.WEIGHTS == str(path)
 
 
-def test_a_file_may_name_an_entry_which_is_looked_for(tmp_path, monkeypatch):
+def test_a_file_may_name_an_entry_which_is_looked_for(tmp_path, monkeypatch, stand_ins):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     (tmp_path / "a.yaml").write_text("MODEL:\n  WEIGHTS: catseg-base\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipself_seg.checkpoints.mask_models import MASK_MODELS, mask_model_folder
 from clipself_seg.checkpoints.read import Checkpoint, unwrap
 from clipself_seg.checkpoints.zoo import Entry, entry_of, zoo
 from clipself_seg.clip import load_clip
@@ -18,11 +19,13 @@ from clipself_seg.clip import model as clip_model
 from clipself_seg.commands import predict, train
 from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.weights import load_stable_diffusion
-from clipself_seg.models import base
+from clipself_seg.models import model_base
 from clipself_seg.models.cat_seg.cat_seg_config import build_backbone
 from clipself_seg.models.fvit import fvit_checkpoint
+from clipself_seg.models.panoptic.mask_models import load_mask_model
 from tests import standins
 from tests.conftest import PARITY
+from tests.mask_models import save_mask_model
 from tests.tiny import save_noise, small_worlds
 
 FAMILIES = ["openai-rn50", "openai-vitb16", "tipsv2-g14", "ViT-B-16-SigLIP2:webli"]
@@ -33,7 +36,8 @@ FAMILIES += ["catseg-base", "catseg-v1-base", "catseg-v1-large", "odise-label", 
 FAMILIES += ["fcclip-convnext-large", "fcclip-r50", "resnet101", "swin-base"]
 FAMILIES += [name for name in zoo() if name.startswith("fvit-")]  # the eight of N1
 IN_PARTS = "stable-diffusion-v1-3"  # a folder of three files, read whole below
-NAMES = [name for name in zoo() if name != IN_PARTS]
+MASKS = [n for n, entry in zoo().items() if entry.key == "MODEL.MASK_GENERATOR.OUTPUTS"]
+NAMES = [name for name in zoo() if name not in (IN_PARTS, *MASKS)]
 NAMES = [n if n in FAMILIES else pytest.param(n, marks=pytest.mark.heavy) for n in NAMES]
 
 
@@ -44,7 +48,7 @@ def test_the_official_file_has_what_is_needed_and_nothing_unknown(name, monkeypa
         ((path, content),) = standins.contents(entry).items()
         tensors = unwrap(content, Path(path))
         checkpoint = Checkpoint(Path(path), tensors, "state dict")
-        for module in (clip_model, base):
+        for module in (clip_model, model_base):
             monkeypatch.setattr(module, "read_checkpoint", lambda _: checkpoint)
             monkeypatch.setattr(module, "locate", Path)
         if entry.key == "MODEL.CLIP.WEIGHTS":
@@ -86,13 +90,12 @@ def parts_of(entry: Entry) -> list[Entry]:
     if entry.key != "MODEL.WEIGHTS":
         return [entry]
     cfg = load_config(entry.configs[0])
-    parts = [entry]
+    parts = [entry, zoo()[IN_PARTS]] if entry.name.startswith("odise") else [entry]
     if tag := cfg.MODEL.CLIP.WEIGHTS:
         clip = cfg.MODEL.CLIP.NAME
-        whole = f"{clip}:{tag}"
-        own = Entry(name=whole, file=f"{clip}-{tag}.safetensors", model=clip)
-        parts.append(entry_of(tag, clip) or own)
-    return [*parts, zoo()[IN_PARTS]] if entry.name.startswith("odise") else parts
+        of_tag = Entry(name=f"{clip}:{tag}", file=f"{clip}-{tag}.safetensors", model=clip)
+        parts.append(entry_of(tag, clip) or of_tag)
+    return parts
 
 
 @pytest.fixture
@@ -153,3 +156,12 @@ def test_a_file_as_large_as_the_official_one_is_evaluated(name, files, tmp_path)
         words = ["--eval-only", "--model", name, "DATASETS.TEST", test, "OUTPUT_DIR", str(tmp_path)]
         assert train.main(words) == 0
     assert json.loads((tmp_path / "results.json").read_text())["results"]
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_model_that_finds_masks_is_found_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    place = tmp_path / "hub" / MASK_MODELS[name].repository.replace("/", "--") / "main"
+    save_mask_model(name, place)
+    assert mask_model_folder(name) == place
+    assert len(load_mask_model(place)(torch.zeros(3, 32, 48, dtype=torch.uint8)).scores)

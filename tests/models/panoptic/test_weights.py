@@ -96,16 +96,6 @@ def test_own_and_official_names_give_the_whole_state(model, hashes):
         assert all(torch.equal(own[name], value) for name, value in model.state_dict().items())
 
 
-def test_what_odise_freezes_is_left_out_of_a_checkpoint_that_has_it(model, caplog):
-    frozen = ("clip_head.clip.visual.proj", "category_head.clip.logit_scale", "pixel_mean")
-    frozen += ("backbone.feature_extractor.ldm_extractor.ldm.x",)
-    with caplog.at_level("INFO"):
-        model.load_checkpoint(
-            trained_state(model) | {name: torch.ones(1) for name in frozen}, "a.pth"
-        )
-    assert "0 unexpected, 4 ignored" in caplog.text
-
-
 def test_a_generator_of_another_stable_diffusion_is_refused(tmp_path):
     pytest.importorskip("diffusers")
     opts = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHTS", "random-small")
@@ -265,15 +255,11 @@ def test_every_part_of_the_same_clip_is_accepted_and_of_another_refused(
     model = fcclip(**how, seed=3)
     model.load_checkpoint(state, "a.pth")
     last = [name for name in state if name.startswith(CLIP)][-1]
-    with pytest.raises(InputError, match=f"1 tensors differ, such as {last.removeprefix(CLIP)}"):
+    with pytest.raises(
+        InputError,
+        match=f"MODEL.CLIP.WEIGHTS is not the .* 1 tensors differ, such as {last.removeprefix(CLIP)}",
+    ):
         model.load_checkpoint(state | {last: state[last] + 0.5}, "a.pth")
-
-
-def test_a_part_of_an_image_tower_has_to_agree_as_well(convnext, official, clip_file):
-    part = {n: t for n, t in official.items() if not n.startswith(CLIP) or n == GAMMA}
-    fcclip(clip_file, seed=3).load_checkpoint(part, "a.pth")
-    with pytest.raises(InputError, match="1 tensors differ, such as visual.trunk.stages.0"):
-        convnext.load_checkpoint(part | {GAMMA: part[GAMMA] + 0.5}, "a.pth")
 
 
 def test_a_model_without_clip_weights_takes_a_whole_clip_and_nothing_less(convnext, official):
@@ -285,10 +271,6 @@ def test_a_model_without_clip_weights_takes_a_whole_clip_and_nothing_less(convne
 
 
 WRONG_CLIP = {
-    "a tuned image tower": (
-        lambda state: state | {GAMMA: state[GAMMA] + 0.5},
-        "MODEL.CLIP.WEIGHTS is not the ConvNeXt-Mini-32 that .* 1 tensors differ, such as visual.trunk",
-    ),
     "not finite": (
         lambda state: state | {GAMMA: state[GAMMA] / 0},
         "NaN or infinite numbers in visual.trunk.stages.0",

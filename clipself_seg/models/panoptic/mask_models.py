@@ -234,13 +234,12 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    if lacking := sorted(said["missing_keys"]):
-        raise InputError(f"{weights} lacks {len(lacking)} tensors, such as {lacking[0]}")
-    if others := sorted(n for n in said["unexpected_keys"] if not n.endswith(TABLES)):
-        raise InputError(
-            f"{weights} has {len(others)} tensors that no {kind.network} of these settings has, such as {others[0]}: "
-            f"fetch its {MODEL_CONFIG} and it from one place"
-        )
+    others = [n for n in said["unexpected_keys"] if not n.endswith(TABLES)]
+    for what, names in (("lacks", said["missing_keys"]), ("has unknown", others)):
+        if names:
+            raise InputError(
+                f"{weights} {what} {len(names)} tensors, such as {min(names)}: fetch it and {MODEL_CONFIG} anew"
+            )
     images = next((p for n in IMAGE_SETTINGS if (p := Path(folder, n)).is_file()), None)
     if images is None:
         raise InputError(f"{folder} has no {' and no '.join(IMAGE_SETTINGS)}: fetch them too")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,17 +30,23 @@ from clipself_seg.yaml_files import leaves, merge_layers, read_layers, read_tree
 
 TASKS = ("semantic", "panoptic", "detection")
 MINI = "mini"  # stands for the shipped model of a task, which knows the generated worlds
-# Task -> model where none is named: the best of those whose licence is the most permissive.
-DEFAULTS = {
+# Task -> model where none is named: of those that are fetched without an account, with the most permissive licence.
+DEFAULTS = {"semantic": "catseg-base", "panoptic": "tipsv2-l14", "detection": "tipsv2-l14"}
+MASKS = "eomt"  # finds the masks that a CLIP alone names
+# What is said of them.
+PARTS_ALONE = (
+    "no number of both together is published, of the parts COCO PQ 56.0 and ADE20K-150 mIoU 24.7"
+)
+REASONS = {
+    "semantic": "it downloads by itself, and no term is non-commercial",
+    "panoptic": f"it names the masks of {MASKS}: {PARTS_ALONE}",
+    "detection": f"it names the masks of {MASKS}, whose boxes these are: {PARTS_ALONE}",
+}
+# Task -> model with a training for it: to train further, to evaluate, and for pages that fuse two scores.
+TRAINED = {
     "semantic": "catseg-base",
     "panoptic": "fcclip-convnext-large",
     "detection": "fvit-eva02-vitb16-lvis-patches",
-}
-# Why it is that one.
-REASONS = {
-    "semantic": "it downloads by itself, and no term is non-commercial",
-    "panoptic": "better than ODISE, whose weights are non-commercial",
-    "detection": "every F-ViT is non-commercial",
 }
 # Task -> the shipped model that "mini" stands for.
 MINIS = dict(zip(TASKS, SHIPPED_CONFIGS, strict=True))
@@ -50,13 +56,17 @@ OF_CLIP = "MODEL.CLIP.WEIGHTS"
 # Keys of what predicts; entries of other keys are parts of models.
 OF_MODELS = ("MODEL.WEIGHTS", OF_CLIP)
 DISTILLATION = "distillation"  # a task of training and evaluation, not of prediction
-# Of a CLIP alone, which finds masks nowhere: it segments without training.
+# Of a CLIP alone: it segments without training, and names masks that another model found.
 WITHOUT_TRAINING = "zero_shot/base"
 MINI_WITHOUT_TRAINING = "mini/zero_shot"
+OF_MASKS = "panoptic/masks"
+MINI_OF_MASKS = "mini/panoptic_masks"
 RECIPE = "distill/coco_patches"
 MINI_RECIPE = "mini/patches"
 # Part of a CLIP's name -> tower whose configuration its family needs beside the name.
 FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
+# CLIPs with a stride of 32 pixels, which the 336 pixels of the configuration's windows are no multiple of.
+COARSE = re.compile(r"-32(-|$)|^RN\d|^convnext")
 # What a run leaves in its folder, the first that is there.
 OF_RUNS = ("model_final.pth", "clip_final.safetensors")
 CONFIG = "config.yaml"
@@ -83,6 +93,25 @@ class ModelChoice(NamedTuple):
     key: str = "MODEL.WEIGHTS"
 
     @property
+    def score_key(self) -> str:
+        """Key of the score that a detection has to exceed: of boxes, or of the segments that they are made of."""
+        if self.key == OF_CLIP:
+            return "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
+        return "MODEL.FVIT.SCORE_THRESHOLD"
+
+    def values(self, opts: Sequence[str] = ()) -> dict[str, Any]:
+        """Keys and values of the configuration that files and options set; none of a folder of `save_pretrained`.
+
+        Args:
+            opts: further keys and values in turn.
+        """
+        if not self.config_file:
+            return {}
+        typed = (*self.opts, *([] if self.weights is None else [self.key, self.weights]), *opts)
+        values = dict(leaves(merge_layers(read_layers(self.config_file))))
+        return values | dict(zip(typed[::2], typed[1::2]))
+
+    @property
     def clip(self) -> str:
         """Name of a CLIP alone, as `load_clip` takes it; empty for a model that was trained."""
         mini = MINI_CLIP if self.config_file == MINI_WITHOUT_TRAINING else ""
@@ -95,6 +124,8 @@ def find_model(
     config_file: str | os.PathLike[str] | None = None,
 ) -> ModelChoice:
     """Finds the task, the configuration and the weights of a model.
+
+    A CLIP alone does every task: it segments without training, and names the masks that `MASKS` finds.
 
     Args:
         model: a name (of the zoo, or "mini" for the shipped model of the task), a file of weights beside which
@@ -112,6 +143,8 @@ def find_model(
         choice = _configured(os.fspath(config_file), named)
     else:
         choice = _named(DEFAULTS[task or TASKS[0]] if named is None else named, task)
+        if task in TASKS[1:] and choice.clip:
+            choice = _naming_masks(choice, task)
     if task and choice.task and task != choice.task:
         raise InputError(
             f"{config_file or named} does {choice.task}, not {task}: leave out the task, or name another model"
@@ -155,7 +188,8 @@ def find_distillation(model: str | None = None) -> ModelChoice:
     configs = zoo()[model].configs if model in zoo() else ()
     named = next((config for config in configs if config.startswith(f"{RECIPE}+")), RECIPE)
     mini = choice.config_file == MINI_WITHOUT_TRAINING
-    return choice._replace(task=DISTILLATION, config_file=MINI_RECIPE if mini else named)
+    config = MINI_RECIPE if mini else named
+    return choice._replace(task=DISTILLATION, config_file=config, opts=choice.opts[:2])
 
 
 def of_weights(name: str) -> ModelChoice | None:
@@ -285,8 +319,22 @@ def _without_training(name: str, weights: str) -> ModelChoice:
     """
     tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
     config = MINI_WITHOUT_TRAINING if name in MINI_CLIPS.values() else f"{WITHOUT_TRAINING}{tower}"
-    opts = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
+    opts: tuple[str, ...] = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
+    if COARSE.search(name):
+        opts += ("MODEL.ZERO_SHOT.WINDOW", "352")
     return ModelChoice("semantic", config, weights, opts, OF_CLIP)
+
+
+def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
+    """Panoptic segmentation, or detection, by the CLIP of a choice of `_without_training`, which names masks."""
+    opts = (*choice.opts[:2], "MODEL.CLIP_BRANCH.WEIGHTS", "")  # the CLIP itself names them
+    if choice.config_file == MINI_WITHOUT_TRAINING:
+        return choice._replace(task=task, config_file=MINI_OF_MASKS, opts=opts)
+    tower = next(
+        (tower for part, tower in FAMILIES.items() if part in choice.clip), "openai_vitb16"
+    )
+    opts += ("MODEL.MASK_GENERATOR.OUTPUTS", MASKS)
+    return choice._replace(task=task, config_file=f"{OF_MASKS}+{tower}", opts=opts)
 
 
 def _unknown(model: str) -> InputError:

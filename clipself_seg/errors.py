@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import importlib.util
 import os
 import reprlib
 import signal
@@ -54,8 +55,23 @@ def of_extra(module: str, user: str, extra: str) -> Any:
         ) from None
 
 
+def require_installed(module: str, user: str, extra: str) -> None:
+    """Refuses what needs a package that is not installed, without importing it, which may take seconds.
+
+    Args:
+        module, user, extra: as for `of_extra`.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingPackage(
+            f'{module} is not installed, and {user} needs it: pip install "clipself_seg[{extra}]"'
+        )
+
+
 class MissingFiles(InputError):
-    """A data set that is known here, whose files are not on this disk."""
+    """Data that are known here, whose files are not on this disk."""
 
 
 def not_installed(module: str | None) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints import locate, read
 from clipself_seg.checkpoints.zoo import Entry
 from clipself_seg.clip import load_clip, tips
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.text import TextTower
 from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.stable_diffusion import (

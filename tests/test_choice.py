@@ -4,13 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from clipself_seg.choice import DEFAULTS, TASKS, ModelChoice, find_clip, find_model, list_models
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.choice import (
+    DEFAULTS,
+    TASKS,
+    TRAINED,
+    ModelChoice,
+    find_clip,
+    find_distillation,
+    find_model,
+    list_models,
+)
+from clipself_seg.clip.find_kind import find_architecture
+from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 
 
-def test_without_a_name_each_task_has_a_model_of_photographs():
+def test_without_a_name_each_task_has_a_model_of_photographs_that_can_be_fetched():
     for task in TASKS:
-        assert find_model(None, task) == find_model(DEFAULTS[task])
+        assert find_model(None, task) == find_model(DEFAULTS[task], task)
+        assert zoo()[DEFAULTS[task]].addresses
+        assert find_model(TRAINED[task]).task == task
     assert find_model().weights == "catseg-base"
     assert find_model().config_file == "semseg/catseg+openai_vitb16"
 
@@ -29,6 +43,34 @@ def test_a_clip_alone_segments_without_training():
     assert distilled.config_file == "zero_shot/base"
     assert distilled.opts == ("MODEL.CLIP.NAME", "EVA02-B-16")
     assert find_model("ViT-B-16-SigLIP2:webli").config_file == "zero_shot/base+siglip2_vitb16"
+
+
+def test_windows_are_whole_patches_of_every_clip():
+    clips = {entry.model: name for name, entry in zoo().items() if entry.model}
+    for clip, name in clips.items():
+        choice, patch = find_model(name), find_architecture(clip).signature.patch_size
+        window = load_config(choice.config_file, choice.opts).MODEL.ZERO_SHOT.WINDOW
+        assert window % patch == 0, name
+        load_config(find_distillation(name).config_file, find_distillation(name).opts)
+
+
+def test_a_clip_alone_names_the_masks_of_another_model():
+    key, name = "MODEL.CLIP.WEIGHTS", ("MODEL.CLIP.NAME", "TIPSv2-L-14")
+    masks = ("MODEL.MASK_GENERATOR.OUTPUTS", "eomt")
+    own = ("MODEL.CLIP_BRANCH.WEIGHTS", "")
+    config = "panoptic/masks+tipsv2_vitb14"
+    wanted = ModelChoice("panoptic", config, "tipsv2-l14", (*name, *own, *masks), key)
+    assert find_model("tipsv2-l14", "panoptic") == wanted
+    assert find_model("tipsv2-l14", "detection") == wanted._replace(task="detection")
+    assert wanted.score_key == "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
+    distilled = find_model("clipself-eva02-vitb16-coco-patches", "panoptic")
+    assert distilled.config_file == "panoptic/masks+openai_vitb16"
+    mini = ModelChoice("panoptic", "mini/panoptic_masks", "mini-clipself", own, key)
+    assert find_model("mini-clipself", "panoptic") == mini
+    values = wanted.values(["MODEL.MASK_GENERATOR.OUTPUTS", "sam2"])
+    assert values["MODEL.MASK_GENERATOR.SOURCE"] == "masks" and values[key] == "tipsv2-l14"
+    assert values["MODEL.MASK_GENERATOR.OUTPUTS"] == "sam2"
+    assert values["MODEL.CLIP_BRANCH.TEMPLATES"] == "tcl9"
 
 
 def test_a_clip_is_read_by_its_name_or_by_the_run_that_it_lies_in(tmp_path: Path):
@@ -73,8 +115,6 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
 
 
 def test_every_model_of_the_zoo_has_a_task():
-    from clipself_seg.checkpoints.zoo import zoo
-
     for entry in zoo().values():
         if entry.key in ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"):
             assert find_model(entry.name).task in TASKS

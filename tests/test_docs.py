@@ -31,8 +31,8 @@ from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body
 from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_MODELS, SHIPPED_TAGS, zoo
 from clipself_seg.choice import OF_MODELS
-from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
-from clipself_seg.clip.text_bank import TEMPLATES
+from clipself_seg.clip.find_kind import KINDS, list_architectures, model_configs
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import WEIGHTS

@@ -15,7 +15,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.checkpoints.locate import HUB, HUGGING_FACE, hub_folder, hub_name, present_folder
+from clipself_seg.checkpoints.locate import (
+    HUB,
+    HUGGING_FACE,
+    HubName,
+    hub_folder,
+    hub_name,
+    present_folder,
+)
 from clipself_seg.errors import InputError
 
 
@@ -91,11 +98,11 @@ def has_mask_model(folder: str | os.PathLike[str]) -> bool:
     return False
 
 
-def mask_model_folder(given: str) -> Path:
-    """The folder of a model that is named, see `is_mask_model_name`, fetched if need be; its licence is said before.
+def mask_model(given: str) -> tuple[HubName, MaskModel]:
+    """The repository of a model that is named, see `is_mask_model_name`, and what is known of it.
 
     Raises:
-        InputError: it cannot be fetched, is gated, or has no safetensors; says what to do.
+        InputError: it names nothing on the hub, a file, or SAM 3.1, which has no such files.
     """
     known = MASK_MODELS.get(given)
     name = hub_name(HUB + (known.repository if known else given.removeprefix(HUB)))
@@ -106,9 +113,19 @@ def mask_model_folder(given: str) -> Path:
             f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
             f"{MASK_MODELS['sam3'].repository}"
         )
+    family = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
+    unknown = MaskModel(name.repository, "", f"see {HUGGING_FACE}/{name.repository}")
+    return name, known or next(family, unknown)
+
+
+def mask_model_folder(given: str) -> Path:
+    """The folder of a model that is named, see `is_mask_model_name`, fetched if need be; its licence is said before.
+
+    Raises:
+        InputError: it cannot be fetched, is gated, or has no safetensors; says what to do.
+    """
+    name, model = mask_model(given)
     page = f"{HUGGING_FACE}/{name.repository}"
-    families = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
-    model = known or next(families, MaskModel(name.repository, "", f"see {page}"))
     if folder := present_folder(name, NEEDED):
         return folder
     sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")

@@ -85,7 +85,7 @@ def _explore_options(parser: CommandLine) -> None:
     add_model_options(parser)
     flag(parser, "--panoptic", "show segments of a panoptic model, too")
     value(parser, "--stuff", 'words that are stuff, as --words; "" for none')
-    value(parser, "--panoptic-model", "as --model of predict (the default of the task)")
+    value(parser, "--panoptic-model", "as --model of predict (fcclip-convnext-large)")
     value(parser, "--clip-weights", "of the CLIP that scores masks, as of predict")
 
 
@@ -187,6 +187,7 @@ def _default_models() -> list[str]:
 
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:
+    from clipself_seg.choice import TRAINED
     from clipself_seg.commands.predict import KEYS, predictor_of
     from clipself_seg.explore.content import PanopticView
     from clipself_seg.prediction.task_predictors import panoptic_words
@@ -197,7 +198,8 @@ def _panoptic(args: argparse.Namespace) -> PanopticView:
     opts += [] if args.device is None else [KEYS["device"], args.device]
     model = args.panoptic_model
     if model is None:
-        model = "mini" if of_scenes(args) else options.default_model("panoptic").weights
+        # Of a CLIP alone there would be no two scores to fuse.
+        model = "mini" if of_scenes(args) else TRAINED["panoptic"]
     predictor = predictor_of(model, "panoptic", None, opts)
     predictor.set_vocabulary(words)
     return PanopticView(predictor)

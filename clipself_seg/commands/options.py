@@ -13,13 +13,10 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from clipself_seg.errors import InputError, after_interrupt, known, report_input_errors, shown
 from clipself_seg.imports import HELP, OPTION, take_imports
-
-if TYPE_CHECKING:
-    from clipself_seg.choice import ModelChoice
 
 Body = Callable[[argparse.Namespace], int | None]
 RARE = "rarely needed"  # in titles of groups
@@ -332,15 +329,6 @@ def say_model(name: str, reason: str) -> None:
     sys.stderr.write(
         f"no --model: {name}, licence {licence}; {reason}. --model mini is for generated scenes\n"
     )
-
-
-def default_model(task: str | None) -> ModelChoice:
-    """The model of a task where nobody names one, which is said on the terminal."""
-    from clipself_seg.choice import REASONS, find_model
-
-    choice = find_model(None, task)
-    say_model(str(choice.weights), REASONS[choice.task])
-    return choice
 
 
 def output(options: Options, default: str, text: str = "folder for the results") -> None:

@@ -7,16 +7,19 @@
     clipself-seg predict photo.jpg --task panoptic --words "nut, table" --example "screw=ref.jpg#120,40,80,80"
     clipself-seg predict scene.jpg --model mini --words "red star, blue ring, grass"
 
-Commas separate classes, bars synonyms. Without --model the default of the task is fetched once: catseg-base,
-fcclip-convnext-large or fvit-eva02-vitb16-lvis-patches. A CLIP alone, such as CLIPSelf's, segments without training;
-mini is for generated scenes.
+Commas separate classes, bars synonyms. Without --model the default of the task is fetched once, without an account:
+catseg-base, or tipsv2-l14, which names the masks of eomt (panoptic) and their boxes (detection); size and licence are
+said before. Any CLIP alone, such as CLIPSelf's, does the same, and segments without training; mini is for generated
+scenes. fcclip-convnext-large and fvit-eva02-vitb16-lvis-patches are trained for their task, and fetched by hand.
   semantic   gives every pixel its best class. With --background it is background where no class scores at least
              --threshold; "--background background|wall|floor" adds names that compete for pixels, all background.
   panoptic   finds a segment for each thing. Classes that are not in --stuff are things, unless a built-in vocabulary
              says otherwise. --masks names masks from elsewhere: those of sam2, sam3, eomt or mask2former (the extra
              masks), or of a folder: masks/photo.json in COCO's run lengths or polygons, or masks/photo.png with a
              value for each. A folder with config.json and model.safetensors is such a model.
-  detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *.
+  detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *. Those
+             of a CLIP alone are the boxes of the segments that it names, each with the word that fits best: name what
+             else is there, too.
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
 the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format. A video becomes
@@ -47,25 +50,21 @@ if TYPE_CHECKING:
 
 # The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
 SCORE_THRESHOLD = 0.5
-# Configurations of --masks, without a generator, so without weights but CLIP's, and the CLIP where none is named.
-MASKS, MINI_MASKS, CLIP = "panoptic/masks+openai_vitb16", "mini/panoptic_masks", "openai-vitb16"
 # Option -> key of the configuration that it sets.
 KEYS = {
     "device": "MODEL.DEVICE",
     "precision": "TEST.PRECISION",
-    "score_threshold": "MODEL.FVIT.SCORE_THRESHOLD",
     "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
     "masks": "MODEL.MASK_GENERATOR.OUTPUTS",
 }
 # What --masks sets beside its folder: CLIP's scores are the only ones.
 OF_MASKS = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
-# What --save may name with each task; the first two (of boxes the first one) are written by default.
+# What --save may name with each task; the first two are written by default.
 SAVE = {
     "semantic": ("overlays", "labels", "coco"),
     "panoptic": ("overlays", "panoptic", "labels", "coco"),
     "detection": ("overlays",),
 }
-SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
 # Keys that no result depends on.
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
@@ -142,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
     """Segments or detects, and says where the results are."""
     chosen = _settle(args)
     video_save = tuple(args.save or ("overlays",))
-    args.save = list(dict.fromkeys(args.save or SAVE[chosen][: SAVED[chosen]]))
+    args.save = list(dict.fromkeys(args.save or SAVE[chosen][:2]))
     if args.ray:
         return _over_ray(args)
     from clipself_seg.prediction.files import find_images
@@ -170,9 +169,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
-    from clipself_seg.checkpoints.locate import locate
-    from clipself_seg.checkpoints.mask_models import is_mask_model_name, mask_model_folder
-    from clipself_seg.choice import TASKS, find_model
+    from clipself_seg.checkpoints.mask_models import is_mask_model_name
+    from clipself_seg.checkpoints.needs import fetch_needed
+    from clipself_seg.choice import MINI, MINI_OF_MASKS, REASONS, TASKS, find_model
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
@@ -180,20 +179,26 @@ def _settle(args: argparse.Namespace) -> str:
         if getattr(args, name):
             why = "does not go with" if args.ray else "needs"
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
-    choice = None
     if args.task in TASKS:
         options.refuse_other_tasks(main.parser(), args, args.task)
     if args.masks is not None:
         from clipself_seg.data.given_masks import MaskFolder
 
-        if is_mask_model_name(args.masks):
-            args.masks = str(mask_model_folder(args.masks))
-        MaskFolder(args.masks)  # refuses what is no folder
-    if args.masks is not None and args.config_file is None:
-        _choose_clip(args)
-    elif args.model is None and args.config_file is None:
-        choice = options.default_model(args.task)
-    choice = choice or find_model(args.model, args.task, args.config_file)
+        if not is_mask_model_name(args.masks):
+            MaskFolder(args.masks)  # refuses what is no folder
+        if args.config_file is None:
+            args.task = args.task or "panoptic"
+            if args.model == MINI:
+                args.model = None
+                args.config_file = MINI_OF_MASKS
+    choice = find_model(args.model, args.task, args.config_file)
+    if args.model is None and args.config_file is None:
+        reason = "it names these masks" if args.masks else REASONS[choice.task]
+        options.say_model(str(choice.weights), reason)
+    if args.masks is not None and args.config_file is None and not choice.clip:
+        raise InputError(
+            f"{args.model} is a model for {choice.task}, and no CLIP alone, which --masks needs: name a CLIP"
+        )
     chosen = choice.task or TASKS[0]
     options.refuse_other_tasks(main.parser(), args, chosen)
     for name in args.save or ():
@@ -209,10 +214,22 @@ def _settle(args: argparse.Namespace) -> str:
         )
     args.vocabulary = _vocabulary(args)
     _refuse_absent(args, chosen)
-    if choice.weights and choice.config_file:
-        locate(choice.weights)
     args.task = chosen
+    args.score_key = choice.score_key
+    fetch_needed(choice.values(_keys(args)))
     return chosen
+
+
+def _keys(args: argparse.Namespace) -> list[Any]:
+    """Keys and values of the configuration that the options stand for, in turn; those of --opts count more."""
+    keys: list[Any] = [args.score_key, SCORE_THRESHOLD] if args.task == "detection" else []
+    keys += [*args.opts, *(() if args.masks is None else OF_MASKS)]
+    for name, key in KEYS.items():
+        if getattr(args, name) is not None:
+            keys += [key, getattr(args, name)]
+    if args.score_threshold is not None:
+        keys += [args.score_key, args.score_threshold]
+    return keys
 
 
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
@@ -228,25 +245,6 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     for name, example in map(read_example, args.example):
         words = words.with_examples({name: [example]})
     return words
-
-
-def _choose_clip(args: argparse.Namespace) -> None:
-    """Puts the configuration of --masks for the CLIP that --model names."""
-    from clipself_seg.checkpoints.locate import locate
-    from clipself_seg.checkpoints.zoo import MINI_CLIPS
-    from clipself_seg.choice import MINI, find_clip
-
-    if args.model is None:
-        options.say_model(CLIP, "a distilled CLIP names masks better")
-    if args.model != MINI:
-        # The CLIP itself is the branch that names masks.
-        name, clip = find_clip(args.model or CLIP)
-        locate(clip)
-        keys = ("MODEL.CLIP.NAME", name, "MODEL.CLIP.WEIGHTS", clip)
-        args.opts = [*keys, KEYS["clip_weights"], "", *args.opts]
-    mini = args.model == MINI or args.opts[1] in MINI_CLIPS.values()
-    args.config_file = MINI_MASKS if mini else MASKS
-    args.model = None
 
 
 def _over_ray(args: argparse.Namespace) -> int:
@@ -271,10 +269,10 @@ def _over_ray(args: argparse.Namespace) -> int:
 
 def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
     """Refuses formats that nobody has for videos, and masks of them."""
-    from clipself_seg.checkpoints.mask_models import has_mask_model
+    from clipself_seg.checkpoints.mask_models import has_mask_model, is_mask_model_name
     from clipself_seg.prediction.video import OF_VIDEOS
 
-    if masks is not None and not has_mask_model(masks):
+    if masks is not None and not (is_mask_model_name(masks) or has_mask_model(masks)):
         raise InputError("--masks FOLDER does not go with a video: give its frames as images")
     if others := [name for name in save if name not in OF_VIDEOS]:
         raise InputError(
@@ -300,19 +298,13 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     from clipself_seg import __version__
     from clipself_seg.config.load import values_and_defaults
     from clipself_seg.config.weight_checks import WEIGHTS
-    from clipself_seg.prediction.task_predictors import panoptic_words
+    from clipself_seg.prediction.task_predictors import PanopticPredictor, panoptic_words
     from clipself_seg.prediction.writers import ResultFiles
 
-    is_panoptic = args.task == "panoptic"
     words = args.vocabulary
-    if is_panoptic:
+    if args.task == "panoptic":
         words = panoptic_words(words, args.stuff)
-    opts: list[Any] = [KEYS["score_threshold"], SCORE_THRESHOLD] if args.task == "detection" else []
-    opts += [*args.opts, *(() if args.masks is None else OF_MASKS)]
-    for name, key in KEYS.items():
-        if getattr(args, name) is not None:
-            opts += [key, getattr(args, name)]
-    predictor = predictor_of(args.model, args.task, args.config_file, opts)
+    predictor = predictor_of(args.model, args.task, args.config_file, _keys(args))
     of_background = (args.background, args.threshold) if args.task == "semantic" else ()
     predictor.set_vocabulary(words, *of_background)
     predictor.set_absent(args.absent, args.absent_threshold)
@@ -332,19 +324,15 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
         ]
     if args.task == "semantic":
         settings |= {"background": args.background, "threshold": predictor.given.threshold}
-    else:
-        settings["seen"] = predictor.given.seen.tolist()
     if predictor.absent:
         settings["absent"] = [args.absent, predictor.absent.threshold]
-    if is_panoptic:
-        if args.stuff is None:
-            _say_kinds(words)
+    if args.task == "panoptic" and args.stuff is None:
+        _say_kinds(words)
+    if isinstance(predictor, PanopticPredictor):
         if masks := predictor.mapper.masks:
             settings["masks"] = masks.digest([one.name for one in files.images])
         if finder := predictor.model.masks.model_settings:
             settings["masks"] = finder
-        fusion = predictor.model.fusion.returned()
-        settings["exponents"] = [fusion.alpha, fusion.beta]
     for key, (content, _) in values_and_defaults(predictor.config).items():
         if key not in INDIFFERENT and key not in WEIGHTS:
             settings[key] = content

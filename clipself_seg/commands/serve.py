@@ -31,9 +31,9 @@ from clipself_seg.commands.options import (
     WORDS,
     CommandLine,
     command,
-    default_model,
     group,
     images,
+    say_model,
     value,
     within,
 )
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from clipself_seg.data.vocabulary import Vocabulary
-    from clipself_seg.explore.answers import Answers, Limits
+    from clipself_seg.explore.answers import Answers
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TASKS = ("semantic", "panoptic", "detection")
@@ -81,13 +81,6 @@ def _options(parser: CommandLine) -> None:
     value(server, "--allow-host", names, metavar="NAME", count="+")
     token = 'token that each address needs, "" for none (else a random one)'
     value(server, "--token", token, kind=_token)
-    some = within(float, 0.001)
-    value(server, "--max-megabytes", "largest request", 20.0, kind=some)
-    value(server, "--max-megapixels", "largest image", 25.0, kind=some)
-    value(server, "--max-words", "most words of a request, with synonyms", 200, kind=within(int, 1))
-    value(server, "--max-seconds", "longest time for an answer", 120.0, kind=some)
-    waiting = within(int, 0)
-    value(server, "--max-waiting", "most requests that wait for a model", 8, kind=waiting)
 
 
 @command(_options, __doc__)
@@ -96,19 +89,10 @@ def main(args: argparse.Namespace) -> int:
     for package in ("fastapi", "uvicorn"):
         of_extra(package, "serve", "demo")
     _check(args)
-    from clipself_seg.explore.answers import Limits
-
-    limits = Limits(
-        size=int(args.max_megabytes * 1e6),
-        pixels=int(args.max_megapixels * 1e6),
-        words=args.max_words,
-        seconds=args.max_seconds,
-        waiting=args.max_waiting,
-    )
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(_listening(args.host, args.port))
         texts = opened.enter_context(_own_texts())
-        _serve(_app(args, limits, texts), listening, args.host, args.token)
+        _serve(_app(args, texts), listening, args.host, args.token)
     return 0
 
 
@@ -165,8 +149,9 @@ def _own_texts() -> Iterator[Path]:
                 os.environ[variable] = before
 
 
-def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
+def _app(args: argparse.Namespace, texts: Path) -> FastAPI:
     from clipself_seg.data.vocabulary import Vocabulary
+    from clipself_seg.explore.answers import Limits
     from clipself_seg.explore.server import make_app
 
     mini = of_scenes(args)
@@ -174,7 +159,7 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
     stuff = None if args.stuff is None else Vocabulary.of(args.stuff)
     return make_app(
         _answers(args, texts),
-        limits,
+        Limits(),
         words=_typed(words, [True] * len(words)),
         stuff=(
             _typed(words, [c.isthing is False for c in words.classes])
@@ -203,20 +188,22 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import zoo
-    from clipself_seg.choice import DEFAULTS
+    from clipself_seg.choice import TRAINED, find_model
     from clipself_seg.commands.predict import KEYS, SCORE_THRESHOLD, predictor_of
     from clipself_seg.explore.answers import Answers
 
     mini = of_scenes(args)
     predictors: dict[str, Any] = {}
-    for task, default in DEFAULTS.items():
+    for task, default in TRAINED.items():
         model = getattr(args, task)
         wanted = mini or model or task == TASKS[0] or present_file(zoo()[default])
         if not wanted if args.tasks is None else task not in args.tasks:
             continue
-        if not model:
-            model = "mini" if mini else default_model(task).weights
-        opts = [KEYS["score_threshold"], str(SCORE_THRESHOLD)] if task == "detection" else []
+        if not (model or mini):
+            say_model(default, "trained for its task")
+        model = model or ("mini" if mini else default)
+        scores = [find_model(model, task).score_key, str(SCORE_THRESHOLD)]
+        opts = scores if task == "detection" else []
         opts += [] if args.device is None else [KEYS["device"], args.device]
         name = "boxes" if task == "detection" else task
         predictors[name] = predictor_of(model, task, None, opts)

@@ -92,12 +92,13 @@ def _model_as_keys(args: argparse.Namespace) -> None:
     """
     if args.task is None and args.model is None:
         return
-    from clipself_seg.choice import DISTILLATION, find_distillation, find_model
+    from clipself_seg.choice import DISTILLATION, TRAINED, find_distillation, find_model
 
     if args.task == DISTILLATION and not args.config_file:
         choice = find_distillation(args.model)
     else:
-        choice = find_model(args.model, args.task, args.config_file or None)
+        model = args.model if args.model or args.config_file else TRAINED.get(args.task)
+        choice = find_model(model, args.task, args.config_file or None)
     if not choice.config_file:
         raise InputError(
             f"{args.model} is a folder of save_pretrained, which only predicts: give its config.yaml as --config-file, "

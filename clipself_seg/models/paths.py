@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from clipself_seg.checkpoints.locate import fetch, weights_folder
-from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_CONFIGS, zoo
+from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED, SHIPPED_CONFIGS, zoo
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ def _whole(name: str, config: str) -> str:
     from clipself_seg.models.build import build_model
 
     path = weights_folder() / "detectron2" / f"{name}.pth"
+    newest = max(file.stat().st_mtime for file in SHIPPED.iterdir())
+    if path.exists() and path.stat().st_mtime > newest:
+        return str(path)
     keys = ["MODEL.WEIGHTS", name, "MODEL.DEVICE", "cpu"]
     model: Any = build_model(load_config(config, keys))
     model.export(path)

@@ -6,7 +6,7 @@ Shapes: E channels, h x w cells of the features, K words, H x W pixels of a tile
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -41,8 +41,6 @@ from clipself_seg.visualization.dense_maps import (
 from clipself_seg.visualization.sheets import save_png, sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
-# Values of cells, and height and width in pixels of what is returned.
-Enlarge = Callable[[np.ndarray, int, int], np.ndarray]
 SMALLEST_RANGE = 0.01  # of the cosines on a scale
 
 
@@ -157,7 +155,9 @@ class DenseMapResults:
         for title, clip in self.clips.items():
             features = whole_image_features(clip, image, self.side)
             labels = self._clusters(features)
-            large = self._on_tile(labels, clip, enlarge_labels)[:height, :width]
+            # The last cells may go beyond the image.
+            rows_columns = [self._pixels(count * clip.patch_size) for count in labels.shape]
+            large = enlarge_labels(labels, *rows_columns)[:height, :width]
             first = large if first is None else first
             row = [small, colour_segments(match_labels(large, first))]
             notes = [title, f"{labels.max() + 1} of {self.clusters} clusters"]
@@ -165,8 +165,8 @@ class DenseMapResults:
             low = max(0.0, cosines.min(initial=1))
             high = max(low + SMALLEST_RANGE, cosines.max(initial=0))
             for values in cosines:
-                on_tile = self._on_tile(values, clip, _enlarge_values)[:height, :width]
-                row.append(heat_map(small, on_tile, low, high))
+                smooth = cv2.resize(values, rows_columns[::-1], interpolation=cv2.INTER_CUBIC)
+                row.append(heat_map(small, smooth[:height, :width], low, high))
                 notes.append(f"{values.min():.2f} to {values.max():.2f}")
             rows.append(row)
             captions.append(notes)
@@ -188,13 +188,6 @@ class DenseMapResults:
             )
         return discard_small_clusters(kmeans(features, self.clusters), features, self.smallest)
 
-    def _on_tile(
-        self, cells: np.ndarray, clip: VisionLanguageBackbone, enlarge: Enlarge
-    ) -> np.ndarray:
-        """Values of cells at the tile's resolution; it may go beyond the image, as the last cells do."""
-        height, width = (self._pixels(count * clip.patch_size) for count in cells.shape)
-        return enlarge(cells, height, width)
-
     def _pixels(self, length: int) -> int:
         """Pixels on the tile of a length in pixels of the model's input."""
         return max(1, round(length * TILE / self.side))
@@ -212,7 +205,3 @@ class DenseMapResults:
             **index.outcome(),
         }
         write_json(self.folder / "dense_maps.json", content)
-
-
-def _enlarge_values(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)

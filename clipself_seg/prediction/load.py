@@ -10,13 +10,15 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.needs import fetch_needed
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses
 from clipself_seg.errors import InputError
+from clipself_seg.models.build import architecture
 from clipself_seg.prediction.pretrained import fetched, from_folder
-from clipself_seg.prediction.task_predictors import PREDICTORS
+from clipself_seg.prediction.task_predictors import PREDICTORS, BoxesOfSegments
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ def load(
         device: "cpu" or "cuda"; None for a GPU if there is one.
 
     Returns:
-        A `SemanticPredictor`, a `PanopticPredictor` or a `DetectionPredictor`.
+        A `SemanticPredictor`, a `PanopticPredictor` or a `DetectionPredictor`; of a CLIP alone for detection
+        `BoxesOfSegments`.
 
     Raises:
         InputError: the model is unknown, does another task, cannot be fetched or does not fit its configuration.
@@ -50,9 +53,13 @@ def load(
     choice = find_model(model, task, config_file)
     given = [*opts, *([] if device is None else ["MODEL.DEVICE", device])]
     build: Any = PREDICTORS[choice.task]  # by `configurable`
-    if choice.config_file:
-        return build(prediction_config(choice, given))
-    return from_folder(build, Path(str(choice.weights)), given)
+    if not choice.config_file:
+        return from_folder(build, Path(str(choice.weights)), given)
+    fetch_needed(choice.values(given))
+    cfg = prediction_config(choice, given)
+    if choice.task == "detection" and architecture(cfg).task() == "panoptic":
+        build = BoxesOfSegments
+    return build(cfg)
 
 
 def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
@@ -69,19 +76,17 @@ def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
     if choice.weights is not None:
         typed += [key, choice.weights]
     cfg = fetch_addresses(load_config(choice.config_file, typed))
-    section = cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL
-    if section.WEIGHTS == "random":
+    weights = cfg.MODEL.CLIP.WEIGHTS if key == OF_CLIP else cfg.MODEL.WEIGHTS
+    if weights == "random":
         logger.warning("the weights are random: what is predicted means nothing")
         cfg = cfg.clone()
         cfg.defrost()
-        (cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL).WEIGHTS = ""
-    elif not section.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
-        trained = "the model_final.pth of `clipself-seg train`"
-        if key == OF_CLIP:
-            trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"
-        names = official(key, choice.config_file)
+        cfg.merge_from_list([key, ""])
+    elif not weights and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
+        trained = "clip_final.safetensors" if key == OF_CLIP else "model_final.pth"
+        names = official(key, choice.config_file) or "(none is known for it)"
         raise InputError(
-            f"{choice.config_file} names no {key}: give a trained checkpoint, such as {trained}"
-            + (f", or an official one: {names}" if names else "")
+            f"{choice.config_file} names no {key}: give a trained checkpoint, such as the {trained} of a run, or an "
+            f"official one: {names}"
         )
     return cfg

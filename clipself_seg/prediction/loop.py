@@ -63,8 +63,8 @@ class Index(NamedTuple):
         }
 
 
-class Results(Protocol[R]):
-    """Segments images, or detects in them, and writes the results."""
+class FilePredictor(Protocol[R]):
+    """Predicts for images of files, and writes what it predicts: of a task (`writers.ResultFiles`), or dense maps."""
 
     @property
     def folder(self) -> Path:
@@ -105,7 +105,7 @@ class _Pending(NamedTuple):
 
 
 def predict_files(
-    results: Results[R],
+    results: FilePredictor[R],
     files: InputFiles,
     journal: Journal | None = None,
     batch_size: int = 1,
@@ -161,7 +161,7 @@ class _Loop(Generic[R]):
 
     def __init__(
         self,
-        results: Results[R],
+        results: FilePredictor[R],
         files: InputFiles,
         journal: Journal | None,
         batch_size: int,
@@ -286,7 +286,7 @@ class _Loop(Generic[R]):
 
 
 def predict_each(
-    results: Results[R], images: Mapping[int, np.ndarray], sources: Sequence[ImageFile] = ()
+    results: FilePredictor[R], images: Mapping[int, np.ndarray], sources: Sequence[ImageFile] = ()
 ) -> dict[int, R | Exception]:
     """The result of each image of a batch, or its error: where several together fail, each goes alone.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ SIZES = frozenset(
     + [(208, 144), (160, 200), (184, 138), (168, 148)]
 )
 """Width and height in pixels that images of the worlds have."""
-SLIP = 0.85  # likeness of two names, in [0, 1], from which on one may be meant by the other
 
 
 class WorldCheck:
@@ -62,7 +60,7 @@ class WorldCheck:
         ]
         if not strange:
             return ""
-        listed = ", ".join(f'"{name}"{_meant(name)}' for name in strange[:SHOWN])
+        listed = ", ".join(f'"{name}"' for name in strange[:SHOWN])
         more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
         return self._logged(f"which have no {listed}{more}")
 
@@ -90,12 +88,6 @@ def known_names() -> frozenset[str]:
     names = {name for entry in classes for name in entry.names}
     things = {name for entry in classes if entry.isthing for name in entry.names}
     return frozenset(names | {name.partition(" ")[2] for name in things})  # without the colour
-
-
-def _meant(name: str) -> str:
-    """A hint behind a name that is a slip of the pen away from a known one."""
-    close = difflib.get_close_matches(_plain(name), sorted(known_names()), n=1, cutoff=SLIP)
-    return f' (did you mean "{close[0]}"?)' if close else ""
 
 
 def _plain(name: str) -> str:

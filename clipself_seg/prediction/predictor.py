@@ -5,7 +5,7 @@
     result.labels, result.names, result.fractions()
 
 Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call that passes words hands
-them down to the model as an argument, so that such calls in several threads do not meet.
+them down to the model as an argument: each of several threads gets its own, and those of the last call stay set.
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, N names of labels.
 """
@@ -19,7 +19,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,12 +30,12 @@ from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
-from clipself_seg.errors import InputError, known
+from clipself_seg.errors import InputError, MissingFiles, known
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.models.model_protocols import Classes
+from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
-from clipself_seg.prediction.pretrained import push, save
 from clipself_seg.prediction.results import Prediction
 
 logger = logging.getLogger(__name__)
@@ -57,24 +56,24 @@ class GivenWords:
         classes: classes that the model is given.
         names: meanings of the N labels, the background among them.
         category_ids: ids of the classes in the vocabulary, those of a data set or from 0.
-        asked: further arguments of `set_vocabulary`.
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         label_of_class: label of every class of the model.
+        warning: a sentence if the model does not know words like these, else empty.
+        asked: further arguments of `set_vocabulary`.
         background: label of the background, if there is one.
         threshold: score that a class has to reach to win against it.
-        warning: a sentence if the model does not know words like these, else empty.
     """
 
     vocabulary: Vocabulary
     classes: Classes
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    asked: Mapping[str, object]
     seen: Any
     label_of_class: tuple[int, ...]
-    background: int | None
-    threshold: float
     warning: str
+    asked: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    background: int | None = None
+    threshold: float = 0.0
 
 
 class Look(NamedTuple):
@@ -144,7 +143,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
             try:
                 registered_data(cfg)
                 forget_files()
-            except InputError as error:
+            except MissingFiles as error:
                 logger.warning(
                     "the data of the training are not here, nor are its classes: %s", error
                 )
@@ -208,11 +207,8 @@ class ImagePredictor(abc.ABC, Generic[R]):
         of_words: dict[str, Any] = {
             "names": tuple(words.first_names),
             "category_ids": tuple(entry.dataset_id for entry in words.classes),
-            "asked": {},
             "seen": classes.seen,
             "label_of_class": tuple(range(len(words))),
-            "background": None,
-            "threshold": 0.0,
             "warning": "" if check is None else check.of_words([*words.worded, *further]),
         }
         return GivenWords(vocabulary=words, classes=classes, **of_words | own)
@@ -357,11 +353,9 @@ class ImagePredictor(abc.ABC, Generic[R]):
             common: attributes of every `Prediction`.
         """
 
-    def predict_files(
-        self, images: Sequence[np.ndarray], names: Sequence[str], **how: Any
-    ) -> list[R]:
-        """`predict_batch` of images whose results have these names."""
-        return self.predict_batch(images, **how)
+    def predict_files(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[R]:
+        """`predict_batch` of images whose results have these names, by which a task may look for more."""
+        return self.predict_batch(images)
 
     def _look(
         self, images: Sequence[np.ndarray], samples: Sequence[Any], given: GivenWords
@@ -382,50 +376,8 @@ class ImagePredictor(abc.ABC, Generic[R]):
                 sample |= {"classes": kept}
         return looks
 
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, overwrite: bool = False, license: str | None = None
-    ) -> None:
-        """Writes a folder that `clipself_seg.load` reads, whole or not at all, and reads it back to compare.
-
-        Args:
-            folder: folder that is new or empty.
-            overwrite: replace a folder that an earlier call wrote.
-            license: licence of the weights for the model card, such as "apache-2.0"; None for that of the weights
-                that these were made of, where it is known and one, else "other".
-
-        Raises:
-            InputError: the folder has files, the predictor was made of parts, or its weights are not for
-                others (Stable Diffusion), or a value is one that a folder may not have.
-            OSError: it cannot be written.
-        """
-        save(self, Path(folder), overwrite, license)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        private: bool | None = None,
-        license: str | None = None,
-        token: str | None = None,
-        **upload: Any,
-    ) -> str:
-        """Uploads what `save_pretrained` writes to the Hugging Face hub (``HF_ENDPOINT``) in one commit.
-
-        Args:
-            repository: "org/name"; it is made if it is not there.
-            private: makes a new repository private, or not; None for the owner's default.
-            license: as for `save_pretrained`.
-            token: token of the hub; None takes the one that `hf auth login` stored.
-            upload: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `revision` and
-                `commit_message`.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            InputError: as `save_pretrained`; the hub refuses or does not answer.
-        """
-        return push(self, repository, private, license, token, upload)
+    save_pretrained = pretrained.save
+    push_to_hub = pretrained.push
 
     def about(self) -> dict[str, Any]:
         """The entries of files about the model and the words that are set, JSON."""

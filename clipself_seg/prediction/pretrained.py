@@ -69,10 +69,27 @@ MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
 
 
 def save(
-    predictor: ImagePredictor[Any], target: Path, overwrite: bool, license: str | None
+    predictor: ImagePredictor[Any],
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    license: str | None = None,
 ) -> None:
-    """Writes the folder of a predictor, see `ImagePredictor.save_pretrained`."""
-    cfg = _sharable(predictor)
+    """Writes a folder that `clipself_seg.load` reads, whole or not at all, and reads it back to compare.
+
+    Args:
+        predictor: to save.
+        folder: folder that is new or empty.
+        overwrite: replace a folder that an earlier call wrote.
+        license: licence of the weights for the model card, such as "apache-2.0"; None for that of the weights
+            that these were made of, where it is known and one, else "other".
+
+    Raises:
+        InputError: the folder has files, the predictor was made of parts, or its weights are not for
+            others (Stable Diffusion), or a value is one that a folder may not have.
+        OSError: it cannot be written.
+    """
+    cfg, target = _sharable(predictor), Path(folder)
     with atomic_folder(target) as made:
         _require_free(target, overwrite)
         _write_parts(predictor, cfg, made)
@@ -85,12 +102,29 @@ def save(
 def push(
     predictor: ImagePredictor[Any],
     repository: str,
-    private: bool | None,
-    license: str | None,
-    token: str | None,
-    upload: Mapping[str, Any],
+    *,
+    private: bool | None = None,
+    license: str | None = None,
+    token: str | None = None,
+    **upload: Any,
 ) -> str:
-    """Uploads the folder of a predictor, see `ImagePredictor.push_to_hub`."""
+    """Uploads what `save_pretrained` writes to the Hugging Face hub (``HF_ENDPOINT``) in one commit.
+
+    Args:
+        predictor: to share.
+        repository: "org/name"; it is made if it is not there.
+        private: makes a new repository private, or not; None for the owner's default.
+        license: as for `save_pretrained`.
+        token: token of the hub; None takes the one that `hf auth login` stored.
+        upload: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `revision` and
+            `commit_message`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        InputError: as `save_pretrained`; the hub refuses or does not answer.
+    """
     from huggingface_hub import HfApi
 
     name = hub_name(f"{HUB}{repository}").repository

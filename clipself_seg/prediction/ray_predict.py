@@ -23,14 +23,14 @@ from clipself_seg.files import alone_in, read_json, read_text, write_json
 from clipself_seg.imports import typed_environment
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Json, require_same
-from clipself_seg.prediction.loop import Results, predict_each, reason_of
+from clipself_seg.prediction.loop import FilePredictor, predict_each, reason_of
 from clipself_seg.prediction.results import Prediction
 from clipself_seg.schema import OBJECT, check
 
 R = TypeVar("R", bound=Prediction)
 Row = dict[str, Any]  # of a table
 # Device -> a model with its vocabulary on it, and the settings that results depend on (JSON).
-Make = Callable[[str], tuple[Results[R], Json]]
+Make = Callable[[str], tuple[FilePredictor[R], Json]]
 # By its underscore not read by those that read the folder as one table.
 SETTINGS_FILE = "_settings.json"
 BLOCK = 64  # images of a file

@@ -303,6 +303,7 @@ class PanopticSegmentation(Prediction):
         measured = list[PanopticSegment]()
         for segment in order:
             rows, columns = places[segment["id"] - 1]
+            left, top = columns.start, rows.start
             measured.append(
                 PanopticSegment(
                     id=len(measured) + 1,
@@ -310,12 +311,7 @@ class PanopticSegmentation(Prediction):
                     name=names[segment["category_id"]],
                     isthing=segment["isthing"],
                     area=int(areas[segment["id"]]),
-                    box=(
-                        columns.start,
-                        rows.start,
-                        columns.stop - columns.start,
-                        rows.stop - rows.start,
-                    ),
+                    box=(left, top, columns.stop - left, rows.stop - top),
                     score=segment["score"],
                 )
             )

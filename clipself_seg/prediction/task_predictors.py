@@ -334,7 +334,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
 
     def predict_files(
-        self, images: Sequence[np.ndarray], names: Sequence[str], **how: Any
+        self, images: Sequence[np.ndarray], names: Sequence[str]
     ) -> list[PanopticSegmentation]:
         """`predict_batch` of images whose results have these names; a model that is given masks finds them by
         these names in its folder.
@@ -499,6 +499,41 @@ class DetectionPredictor(ImagePredictor[Detections]):
     def categories(self) -> list[dict[str, Any]]:
         own = zip(super().categories(), self.require_words().seen)
         return [category | {"seen": bool(known)} for category, known in own]
+
+
+class BoxesOfSegments(PanopticPredictor):
+    """Detection by a panoptic model: the segments of an image as `Detections`, each with its box, name and score."""
+
+    task = "detection"
+
+    def read(self, words: Words) -> GivenWords:  # type: ignore[override]
+        """Words as the model reads them; all are things, and nothing tells seen from unseen ones.
+
+        Args:
+            words: as for `PanopticPredictor.read`.
+        """
+        words = panoptic_words(words, "")
+        return self._given(words, self.model.classes_of(words), seen=np.ones(len(words), bool))
+
+    def result(  # type: ignore[override]
+        self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
+    ) -> Detections:
+        """The segments, the best first."""
+        regions = super().result(output, given, nothing, **common).regions()
+        order = np.argsort(-regions.scores, kind="stable")
+        ordered = {name: values[order] for name, values in regions._asdict().items()}
+        return Detections(**ordered, seen=given.seen, **common)
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "description": "open-vocabulary detection by clipself_seg: boxes of segments",
+            **ImagePredictor.about(self),
+            "score threshold": self.model.settings.object_threshold,
+            "masks": self.model.masks.model_settings,
+        }
+
+    def categories(self) -> list[dict[str, Any]]:
+        return ImagePredictor.categories(self)
 
 
 PREDICTORS: dict[str, type[ImagePredictor[Any]]] = {

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, require_regular_file
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
-from clipself_seg.prediction.loop import Results
+from clipself_seg.prediction.loop import FilePredictor
 from clipself_seg.visualization.sheets import save_png
 
 # Formats that a video has.
@@ -36,27 +36,6 @@ _MATROSKA = b"\x1a\x45\xdf\xa3"
 MOST_FRAMES_A_SECOND = 1000
 # Frames that a whole video may have less than it states, for some containers estimate their number.
 SLACK, SLACK_FRACTION = 2, 0.02
-
-
-class FrameResult(Protocol):
-    """The prediction of a frame."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Label of every pixel, (H, W); only where a task writes label maps."""
-
-    def overlay(self, legend: bool, enlarge: bool) -> Image.Image:
-        """The frame with names."""
-
-
-F = TypeVar("F", bound=FrameResult)
-
-
-class Frame(NamedTuple):
-    """A frame of a video: its number from 0, and its pixels (H, W, 3) uint8 RGB."""
-
-    number: int
-    image: np.ndarray
 
 
 class Video:
@@ -99,8 +78,9 @@ class Video:
                 f"video {path} states {self.rate:g} frames a second: convert it to MP4 with a rate"
             )
 
-    def frames(self, every: int) -> Iterator[Frame]:
-        """Every frame with a number that `every` divides, as it is meant to be seen.
+    def frames(self, every: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Every frame with a number from 0 that `every` divides: the number, and pixels (H, W, 3) uint8 RGB as they
+        are meant to be seen.
 
         Raises:
             InputError: a frame has another size than the first.
@@ -117,7 +97,7 @@ class Video:
             shape = shape or image.shape
             if image.shape != shape:
                 raise InputError(f"video {self.path}: frame {number} has another size: convert it")
-            yield Frame(number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            yield number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def require_whole(self) -> None:
         """Refuses a video that ended before its end.
@@ -138,7 +118,12 @@ class Video:
 
 
 def predict_video(
-    results: Results[F], source: ImageFile, *, save: Sequence[str], every: int, batch_size: int
+    results: FilePredictor[Any],
+    source: ImageFile,
+    *,
+    save: Sequence[str],
+    every: int,
+    batch_size: int,
 ) -> Written:
     """Predicts for the frames of a video, and writes overlays/NAME.mp4 and labels/NAME.mp4/NUMBER.png.
 
@@ -168,13 +153,13 @@ def predict_video(
         bar = opened.enter_context(tqdm(desc=source.path.name, unit="frame", total=total))
         frames = video.frames(every)
         while batch := list(itertools.islice(frames, batch_size)):
-            outputs = results.predict([frame.image for frame in batch])
-            for frame, result in zip(batch, outputs, strict=True):
+            outputs = results.predict([image for _, image in batch])
+            for (number, _), result in zip(batch, outputs, strict=True):
                 if "overlays" in save:
                     add(np.asarray(result.overlay(legend=False, enlarge=False)))
                 if "labels" in save:
                     image = Image.fromarray(result.labels)
-                    save_png(image, labels / f"{frame.number:06d}.png")
+                    save_png(image, labels / f"{number:06d}.png")
             count += len(batch)
             bar.update(len(batch))
         if not count:

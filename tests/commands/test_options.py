@@ -11,7 +11,7 @@ LISTED = [
     ("predict", "panoptic", "--masks", "--background"),
     ("predict", "detection", "--score-threshold", "--every"),
     ("explore", "", "--panoptic-model", "--help-all"),
-    ("serve", "", "--port", "--max-words"),
+    ("serve", "", "--port", "--allow-host"),
     ("dense-maps", "", "--clusters", "--help-all"),
     ("export", "", "--clip-name", "--opts"),
 ]

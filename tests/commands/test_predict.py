@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 
 from clipself_seg import memory
-from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.choice import DEFAULTS, REASONS
 from clipself_seg.commands import predict
 from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
@@ -101,23 +99,6 @@ def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, mo
         assert predict.main([*words, "--model", "catseg-base"]) == 2
     cfg = made.call_args.args[0]
     assert cfg.MODEL.WEIGHTS == "catseg-base" and cfg.MODEL.META_ARCHITECTURE == "CATSeg"
-
-
-@pytest.mark.parametrize("task", DEFAULTS)
-def test_without_a_model_the_default_is_said_with_its_licence_and_offline_what_to_fetch(
-    task, photos, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    words = [str(photos), "--words", "dog", "--output", str(tmp_path / "out"), "--task", task]
-    assert predict.main(words) == 2
-    *_, said, error = capsys.readouterr().err.splitlines()
-    entry = zoo()[DEFAULTS[task]]
-    first = f"no --model: {entry.name}, licence {entry.licence}; {REASONS[task]}."
-    lines = [said, *_]
-    assert any(line.startswith(first) for line in lines) and len(lines) <= 2
-    assert "fetch them from " in error
-    assert f" and save them as {tmp_path / 'weights' / entry.file}" in error
 
 
 def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_path):

@@ -19,8 +19,6 @@ def packages(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--max-words", "0"), "--max-words: has to be at least 1, got 0"),
-        (("--max-waiting", "-1"), "--max-waiting: has to be at least 0"),
         (("--port", "65536"), "--port: has to be in [0, 65535], got 65536"),
         (("--tasks", "detection", "--semantic", "catseg-base"), "--semantic needs semantic among"),
         (("--token", "short"), "--token: give at least 16 of"),

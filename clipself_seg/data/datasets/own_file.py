@@ -27,7 +27,7 @@ from typing import Any
 from clipself_seg.data.annotations import JsonObject, category_names, coco_list, read_coco_json
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import Vocabulary, synonyms
-from clipself_seg.errors import InputError, check_keys, known
+from clipself_seg.errors import InputError, MissingFiles, check_keys, known
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.schema import ANYTHING, TEXT, Each, Kind, Schema, check, texts
 from clipself_seg.yaml_files import read_tree
@@ -204,9 +204,12 @@ def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
         names = [f"{name}.{ending}" for name in PLAIN_NAMES[:2] for ending in ("yaml", "yml")]
         files = [place / name for name in names if (place / name).is_file()]
         data = _read_yaml(files[0]) if files else _read_folder(place)
-    elif not place.exists() or kind not in (".yaml", ".yml", ".json"):
-        lacks = "is none" if place.exists() else "does not exist"
-        raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON; this {lacks}")
+    elif not place.exists():
+        raise MissingFiles(
+            f"data {path}: give a YAML file, a folder or a COCO JSON; this does not exist"
+        )
+    elif kind not in (".yaml", ".yml", ".json"):
+        raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON; this is none")
     elif kind == ".json":
         data = DataFile(place, Split(annotations=place), Split())
     else:
@@ -273,7 +276,7 @@ def _existing(given: Any, key: str, root: Path, path: Path) -> Path:
     if not place.exists() and given.startswith("../"):
         place = root / given[3:]  # Roboflow writes so what lies beside its file
     if not place.exists():
-        raise InputError(f'{path}: its "{key}" {place} is missing: correct it, or "path"')
+        raise MissingFiles(f'{path}: its "{key}" {place} is missing: correct it, or "path"')
     return place
 
 

@@ -149,7 +149,7 @@ def _export_predictor(
     elif not text_tower:
         raise InputError(NO_NAMES)
     how = {"text_tower": True} if text_tower else {}
-    return write_model(GRAPHS[task](predictor, **how), file)
+    return write_model(GRAPHS[type(predictor.model).task()](predictor, **how), file)
 
 
 def _clip_of(model: ImagePredictor[Any] | VisionLanguageBackbone) -> VisionLanguageBackbone:

@@ -1,0 +1,150 @@
+"""What a model needs that is not on this machine: said with sizes and licences before the first file is fetched.
+
+Nothing heavy is imported, so that a machine without a network, or without a package, says so at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipself_seg.checkpoints.download import NotFetched
+from clipself_seg.checkpoints.locate import (
+    HubName,
+    fetch,
+    hub_file,
+    present_file,
+    present_folder,
+    weights_folder,
+)
+from clipself_seg.checkpoints.mask_models import (
+    IMAGE_SETTINGS,
+    NEEDED,
+    is_mask_model_name,
+    mask_model,
+    mask_model_folder,
+)
+from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, zoo
+from clipself_seg.errors import MissingPackage, require_installed
+
+ARCHITECTURES = Path(__file__).parent.parent / "clip" / "architectures"
+# Files of tokenizers, the first that a repository has, and the packages that read them.
+TOKENIZERS = {"tokenizer.json": "tokenizers", "tokenizer.model": "sentencepiece"}
+
+
+class Part(NamedTuple):
+    """Files of one publisher that a model needs.
+
+    Attributes:
+        entry: what is known of them: name, size and licence.
+        by_hand: a person's way to the files, and the place for them.
+        fetch: fetches them.
+    """
+
+    entry: Entry
+    by_hand: str
+    fetch: Callable[[], object]
+
+    def __str__(self) -> str:
+        entry = self.entry
+        by_hand = "" if entry.addresses else ", by hand"
+        licence = f"licence {entry.licence}, may ship: {entry.may_ship}"
+        return f"{entry.name} (size {entry.how_large}{by_hand}; {licence})"
+
+
+def fetch_needed(values: Mapping[str, Any]) -> None:
+    """Fetches what a configuration needs, and says before in a line what it is, how large, and by which licences.
+
+    Args:
+        values: keys and values of the configuration.
+
+    Raises:
+        MissingPackage: one that the parts need is not installed; nothing is fetched.
+        NotFetched: no network, and so on; says of each part that is missing where to get it, and where to put it.
+        InputError: as `locate`.
+    """
+    masks, tokenizer = _mask_model(values), _tokenizer_of(str(values.get("MODEL.CLIP.NAME", "")))
+    parts = [*_weights(values), *_masks(masks), *_tokenizer(tokenizer, values)]
+    if parts:
+        sizes = [(part.entry.size or 0) / 1e6 or part.entry.megabytes for part in parts]
+        more = " and more" if None in sizes else ""
+        said = "; ".join(map(str, parts))
+        sys.stderr.write(f"to be fetched, {sum(filter(None, sizes)):,.0f} MB{more}: {said}\n")
+    try:
+        if masks:
+            require_installed("transformers", "a model that finds masks", "masks")
+        if tokenizer:
+            package = TOKENIZERS[tokenizer.file]
+            require_installed(package, f"the tokenizer of {tokenizer.repository}", "tokenizers")
+        while parts:
+            parts[0].fetch()
+            del parts[0]
+    except (MissingPackage, NotFetched) as error:
+        left = parts[isinstance(error, NotFetched) :]
+        by_hand = f"; by hand: {'; '.join(part.by_hand for part in left)}" if left else ""
+        raise type(error)(f"{error}{by_hand}") from None
+
+
+def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
+    """Entries of the zoo that keys of weights name."""
+    clip = values.get("MODEL.CLIP.NAME", "")
+    names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
+    for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
+        entry = entry_of(name, clip)
+        if entry and present_file(entry) is None:
+            origin = (entry.addresses or entry.pages)[0]
+            by_hand = f"{origin} as {weights_folder() / entry.file}"
+            yield Part(entry, by_hand, functools.partial(fetch, entry))
+
+
+def _mask_model(values: Mapping[str, Any]) -> str:
+    """The model that finds masks, by its name, or ""."""
+    given = str(values.get("MODEL.MASK_GENERATOR.OUTPUTS", ""))
+    named = values.get("MODEL.MASK_GENERATOR.SOURCE") == "masks" and is_mask_model_name(given)
+    return given if named else ""
+
+
+def _masks(given: str) -> Iterator[Part]:
+    """The folder of a model that finds masks."""
+    if not given:
+        return
+    name, model = mask_model(given)
+    if present_folder(name, NEEDED) is None:
+        unknown = Entry(name=given, file="", addresses=(name.page,), licence=model.licence)
+        by_hand = f"{', '.join((*NEEDED, IMAGE_SETTINGS[0]))} of {name.page} into {name.folder}"
+        entry = zoo().get(given, unknown)
+        yield Part(entry, by_hand, functools.partial(mask_model_folder, given))
+
+
+def _tokenizer_of(clip: str) -> HubName | None:
+    """The tokenizer's file of a CLIP by open_clip's name; None of one with CLIP's byte pairs."""
+    spec = importlib.util.find_spec("open_clip")
+    configs = [ARCHITECTURES / f"{clip}.json"]
+    if spec and spec.origin:
+        configs.append(Path(spec.origin).parent / "model_configs" / f"{clip}.json")
+    for place, path in enumerate(configs):
+        if path.is_file():
+            text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"]
+            if repository := text.get("hf_tokenizer_name"):
+                names = [HubName(repository, file=file) for file in TOKENIZERS]
+                here = (name for name in names if present_folder(name, [name.file]))
+                # TIPSv2's, which open_clip does not know, are SentencePiece's.
+                return next(here, names[1 - place])
+    return None
+
+
+def _tokenizer(name: HubName | None, values: Mapping[str, Any]) -> Iterator[Part]:
+    """The file of a tokenizer, which has the licence of its CLIP."""
+    if name is None or present_folder(name, [name.file]):
+        return
+    clip = entry_of(str(values.get("MODEL.CLIP.WEIGHTS", "")), values["MODEL.CLIP.NAME"])
+    licence = clip.licence if clip else "not known here"
+    title = f"tokenizer of {name.repository}"
+    entry = Entry(name=title, file=name.file, addresses=(name.page,), licence=licence)
+    by_hand = f"{name.file} of {name.page} into {name.folder}"
+    yield Part(entry, by_hand, functools.partial(hub_file, name))

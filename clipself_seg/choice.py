@@ -65,8 +65,12 @@ RECIPE = "distill/coco_patches"
 MINI_RECIPE = "mini/patches"
 # Part of a CLIP's name -> tower whose configuration its family needs beside the name.
 FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
-# CLIPs with a stride of 32 pixels, which the 336 pixels of the configuration's windows are no multiple of.
-COARSE = re.compile(r"-32(-|$)|^RN\d|^convnext")
+# Of a CLIP's name -> what it needs beside `WITHOUT_TRAINING`: of a stride of 32 pixels the 336 of the windows are no
+# multiple, and convolutional towers have no values of an attention.
+NEEDED = {
+    r"-32(-|$)|^RN\d|^convnext": ("MODEL.ZERO_SHOT.WINDOW", "352"),
+    r"^RN\d|^convnext": ("MODEL.CLIP.DENSE", "token"),
+}
 # What a run leaves in its folder, the first that is there.
 OF_RUNS = ("model_final.pth", "clip_final.safetensors")
 CONFIG = "config.yaml"
@@ -320,8 +324,8 @@ def _without_training(name: str, weights: str) -> ModelChoice:
     tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
     config = MINI_WITHOUT_TRAINING if name in MINI_CLIPS.values() else f"{WITHOUT_TRAINING}{tower}"
     opts: tuple[str, ...] = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
-    if COARSE.search(name):
-        opts += ("MODEL.ZERO_SHOT.WINDOW", "352")
+    for pattern, needed in NEEDED.items():
+        opts += needed if re.search(pattern, name) else ()
     return ModelChoice("semantic", config, weights, opts, OF_CLIP)
 
 

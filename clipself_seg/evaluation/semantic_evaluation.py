@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,15 +20,11 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
+from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
-from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.measuring_protocol import (
-    MeasuringProtocol,
-    seen_text,
-    size_text,
-    words_text,
-)
+from clipself_seg.evaluation.mean_iou import MIOU_RULE, MeanIoUEvaluator
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import run_table
 from clipself_seg.models.model_protocols import SemanticModel, reading_of
 
@@ -40,49 +36,41 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
 
     Attributes:
         mapper: maps a record to a sample, see `SemSegTestMapper`.
-        rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list that was trained on, or its name or file, whose classes count
             as seen; "" splits nothing.
         pooling: factors by which the classes are pooled before their attention, where windows
             slide; only a log line depends on them.
         background_words: True if names of the background compete for pixels, in data sets that have some.
         threshold: score below which a pixel of these data sets is background; 0 is never.
-        label_files: for each data set a file of other names for its classes, or ""; () for none at all.
+        label_files: name of a data set -> file of other names for its classes, or "".
         examples: of unseen classes.
     """
 
     mapper: Callable[[Record], Sample]
-    rule: MiouRule
     train_vocabulary: NamedVocabulary
     pooling: Sequence[int] = ()
     background_words: bool = True
     threshold: float = 0.0
-    label_files: Sequence[str] = ()
+    label_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     examples: DrawnExamples = DrawnExamples()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        files = self.label_files or [""] * len(self.datasets)
-        self._label_file = dict(zip(self.datasets, files, strict=True))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
-            "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, SemSegSet),
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
-            "label_files": cfg.TEST.LABEL_FILES,
+            "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
             "examples": DrawnExamples.from_config(cfg),
         }
 
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and data, known after `check`."""
         metadata: dict[str, object] = {
-            "evaluator rule": self.rule,
+            "evaluator rule": MIOU_RULE,
             "train vocabulary": str(self.train_vocabulary),
             "names of a class": self.synonyms,
         }
@@ -115,11 +103,12 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(vocabulary.name, len(vocabulary)) + self.examples.text(name),
+            words=measuring_protocol.words_text(vocabulary.name, len(vocabulary))
+            + self.examples.text(name),
             background=background,
-            size=size_text(self.mapper, reading.size),
-            seen=seen_text(data.seen, rule),
-            rule=f"means over classes by rule {self.rule}",
+            size=measuring_protocol.size_text(self.mapper, reading.size),
+            seen=measuring_protocol.seen_text(data.seen, rule),
+            rule=f"means over classes by rule {MIOU_RULE}",
         )
 
     def _passes(self, name: str, model: SemanticModel) -> Iterator[Pass]:
@@ -131,7 +120,6 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             ignore_label=data.ignore_label,
             background=data.background,
             seen=data.seen,
-            rule=self.rule,
             output_dir=self.output_dir,
             threshold=self.threshold,
         )
@@ -150,14 +138,13 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
 
     def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set."""
-        title = f'All data sets in percent, rule "{self.rule}"'
-        return {title: run_table("semantic", results)}
+        return {"All data sets in percent": run_table("semantic", results)}
 
     def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)
         vocabulary = Vocabulary.load(files.vocabulary)
-        if self._label_file[name]:
-            vocabulary = read_label_file(self._label_file[name], vocabulary)
+        if label_file := self.label_files.get(name):
+            vocabulary = read_label_file(label_file, vocabulary)
         # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
         foreground = slice(files.background)
         names = vocabulary.first_names[foreground]

@@ -282,7 +282,7 @@ EVA = ("eva02-vitb16", "EVA02-B-16:merged2b_s8b_b131k")
 
 
 @pytest.mark.parametrize("here, asked", [EVA, EVA[::-1]])
-def test_one_file_stands_for_the_same_weights_by_any_name(folder, here, asked):
+def test_one_file_stands_for_the_same_weights_by_any_name(folder, here, asked, stand_ins):
     path = folder / zoo()[here].file
     path.write_bytes(DATA)
     repository = "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k/"
@@ -510,8 +510,8 @@ def test_a_missing_file_of_an_official_name_is_called_by_its_name():
 
 
 def test_configurations_know_their_official_checkpoints():
-    assert official("MODEL.WEIGHTS", "configs/semseg/catseg+openai_vitb16.yaml") == "catseg-base"
-    assert official("MODEL.WEIGHTS", "a/catseg+openai_vitb16.yaml") == ""
+    assert official("MODEL.WEIGHTS", "semseg/catseg+openai_vitb16") == "catseg-base"
+    assert official("MODEL.WEIGHTS", "my/own.yaml") == ""
     assert official("MODEL.WEIGHTS", "") == ""
     assert official("MODEL.WEIGHTS", "semseg/").startswith("catseg-base, catseg-large, catseg-v1-")
     assert official("MODEL.WEIGHTS", "detection/").endswith(", ...")

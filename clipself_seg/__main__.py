@@ -41,7 +41,7 @@ COMMANDS = {
     "serve": Entry("serve.main", "serve a page where visitors give images and words"),
     "dense-maps": Entry("explore.dense_maps", "draw clusters and heat maps of dense features"),
     "demo": Entry("demo.demo", "see heat maps and segments of the shipped models, in a minute"),
-    "weights": Entry("weights.main", "list, fetch and check official weights"),
+    "weights": Entry("weights.main", "list, fetch, check and verify official weights"),
     "compare": Entry("compare.compare", "put finished runs of any task in one table"),
     "export": Entry("export.export", "write ONNX of a CLIP's dense features and texts, checked"),
     "doctor": Entry(

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from clipself_seg.clip.kinds import register_kind
+from clipself_seg.clip.find_kind import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, Attend, Attention, Grid
 from clipself_seg.config.declare import EVERY, KEYS, NOT_NEGATIVE, Check, Section
-from clipself_seg.config.keys import default_config, objectives
+from clipself_seg.config.keys import default_config, objectives, sections
 from clipself_seg.config.relations import RELATIONS, of_crops
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluation_base import METRICS
@@ -141,10 +141,7 @@ def register_key(
             run may change.
     """
     known = dict(leaves(default_config()))
-    sections = {name.rpartition(".")[0] for name in known}
-    parts = key.split(".")
-    above = {".".join(parts[:end]) for end in range(1, len(parts))}
-    if key in sections or above & known.keys():
+    if key in sections(known) or sections([key]) & known.keys():
         raise InputError(f"{key} is a section, or in a key that is none: name yours otherwise")
     if key in known:
         raise InputError(f'there is a "{key}" already: register yours by another name')

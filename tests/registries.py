@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from clipself_seg.clip import kinds
+from clipself_seg.clip import find_kind
 from clipself_seg.clip.training_free import ATTENTIONS
 from clipself_seg.config.declare import KEYS
 from clipself_seg.config.relations import RELATIONS
@@ -20,7 +20,7 @@ NAMES = ("attention", "head", "metric", "objective", "tower")  # of the files my
 def registries_kept() -> Iterator[None]:
     """Afterwards nothing is registered that was not before, and the files may be imported again."""
     tables = (ATTENTIONS, KEYS, METRICS, OBJECTIVES)
-    tables += (kinds.KINDS, kinds._configs())
+    tables += (find_kind.KINDS, find_kind._configs())
     before = [dict(table) for table in tables]
     relations = [*RELATIONS]
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipself_seg.clip import kinds, pe_core, siglip
+from clipself_seg.clip import find_kind, pe_core, siglip
 
 REPOSITORY = "tests/small"  # where their tokenizers are looked for
 TOKENIZER_WORDS = ("a", "cat", "dog", "photo", "of", "on", "the")
@@ -95,5 +95,5 @@ def small_towers(folder: Path) -> Iterator[tuple[str, ...]]:
         patch.setitem(siglip.SHAPES, "vit_small_siglip", SIGLIP_SHAPE)
         patch.setitem(pe_core.SHAPES, "vit_small_pe_core", PE_SHAPE)
         for name, config in SMALL.items():
-            patch.setitem(kinds._configs(), name, config)
+            patch.setitem(find_kind._configs(), name, config)
         yield tuple(SMALL)

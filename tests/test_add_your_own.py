@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clipself_seg import extend, imports
-from clipself_seg.clip import kinds, load_clip, save_clip
-from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip import find_kind, load_clip, save_clip
+from clipself_seg.clip.find_kind import KINDS
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
@@ -98,7 +98,7 @@ def test_a_kind_of_tower_is_distilled_and_its_file_is_read(tmp_path):
     assert student.weights_hash() != clip.weights_hash()
     assert torch.equal(student.logit_scale, clip.logit_scale)
     # All other kinds have their models as before.
-    assert kinds.kind_of(kinds._configs()["ViT-Mini-8"]).name == "OpenAI ViT"
+    assert find_kind.kind_of(find_kind._configs()["ViT-Mini-8"]).name == "OpenAI ViT"
     assert [*KINDS][0] == "MyTower"
 
 
@@ -141,10 +141,10 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
     ],
 )
 def test_a_name_that_exists_is_refused(enter, message):
-    before = (len(KINDS), KEYS["MODEL.CLIP.ATTENTION"].choices, len(kinds._configs()))
+    before = (len(KINDS), KEYS["MODEL.CLIP.ATTENTION"].choices, len(find_kind._configs()))
     with pytest.raises(InputError, match=message):
         enter()
-    assert before == (len(KINDS), KEYS["MODEL.CLIP.ATTENTION"].choices, len(kinds._configs()))
+    assert before == (len(KINDS), KEYS["MODEL.CLIP.ATTENTION"].choices, len(find_kind._configs()))
 
 
 def test_a_metric_counts_in_the_innermost_numbers_and_never_takes_a_name(monkeypatch):

@@ -29,8 +29,8 @@ import setup_env
 from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
-from clipself_seg.clip.text_bank import TEMPLATES
+from clipself_seg.clip.find_kind import KINDS, list_architectures, model_configs
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.imports import OPTION, VARIABLE

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
-from clipself_seg.clip.kind import CLIP_MEAN
+from clipself_seg.clip.tower_kind import CLIP_MEAN
 from clipself_seg.config import READOUTS, load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError

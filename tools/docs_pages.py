@@ -28,7 +28,7 @@ ELSEWHERE = {
 REFERENCE = {
     "features": (
         "Features and texts",
-        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kind clip.kinds clip.vision_language "
+        "clip.model clip.text_bank clip.region_pooling clip.tower clip.tower_kind clip.find_kind clip.vision_language "
         "clip.backbone",
     ),
     "predictors": (

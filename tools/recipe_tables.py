@@ -21,7 +21,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.yaml_files import names, read_layers, setting_place

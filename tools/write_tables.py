@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clipself_seg.checkpoints.zoo import Entry, entry_of, zoo
-from clipself_seg.clip.kind import Architecture
-from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
-from clipself_seg.clip.text_bank import templates_text
+from clipself_seg.clip.find_kind import KINDS, find_architecture, list_architectures
+from clipself_seg.clip.templates import templates_text
+from clipself_seg.clip.tower_kind import Architecture
 from clipself_seg.clip.training_free import ATTENTIONS, NONE
 from clipself_seg.files import write_text
 from lab.tables.page import markdown_table

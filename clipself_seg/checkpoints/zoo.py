@@ -107,7 +107,7 @@ class Entry:
         tasks: of a CLIP that is a good choice for them without training.
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
-        measured: numbers of this project with this file; empty where it was not run.
+        numbers: those of them that an evaluation here has, nested as its results are.
         source: where its address and numbers were read.
     """
 
@@ -128,7 +128,7 @@ class Entry:
     tasks: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
-    measured: str = ""
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     source: str = ""
 
     @property
@@ -142,13 +142,6 @@ class Entry:
         if any(part in self.licence for part in CLOSED):
             return "no"
         return "yes" if self.licence in OPEN_LICENCES else "ask"
-
-    @property
-    def how_large(self) -> str:
-        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
-        if self.size:
-            return f"{self.size / 1e6:,.0f} MB"
-        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
 
     @property
     def how_large(self) -> str:

@@ -5,7 +5,7 @@ Start with ``vision_language.py`` (what models ask of a backbone), then ``model.
 Detectron2: how models get CLIP, or a backbone of somebody else's, from BACKBONE_REGISTRY.
 """
 
-from clipself_seg.clip.kinds import list_architectures
+from clipself_seg.clip.find_kind import list_architectures
 from clipself_seg.clip.model import CLIP, load_clip, save_clip
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.vision_language import VisionLanguageBackbone

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.clip.block_calls import run_block
-from clipself_seg.clip.kind import (
+from clipself_seg.clip.layers import TwoLayers
+from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.positions import patch_grid
+from clipself_seg.clip.region_pooling import mask_weights, pool
+from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, FeatureShape, ImageTower
+from clipself_seg.clip.tower_kind import (
     TEXT_PARTS,
     Architecture,
     Config,
@@ -27,11 +32,6 @@ from clipself_seg.clip.kind import (
     has_clip_text,
     text_at_top,
 )
-from clipself_seg.clip.layers import TwoLayers
-from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.positions import patch_grid
-from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, FeatureShape, ImageTower
 
 STRIDE = 32
 HEAD_EPS = 1e-6  # of all norms but those of the largest model

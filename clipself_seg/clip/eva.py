@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import (
+from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
+from clipself_seg.clip.linear import Linear, linear
+from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import normal_parameter
+from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
+from clipself_seg.clip.tower_kind import (
     EVA_IN_TIMM,
     IN_TRUNK,
     Architecture,
@@ -24,12 +30,6 @@ from clipself_seg.clip.kind import (
     renamed,
     vit_sizes,
 )
-from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
-from clipself_seg.clip.linear import Linear, linear
-from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
-from clipself_seg.clip.precision import in_own_precision
-from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6
 SHAPES = {  # timm name -> width, layers, heads, patch

@@ -33,13 +33,13 @@ from clipself_seg.checkpoints.zoo import (
     shipped_tags,
     zoo,
 )
-from clipself_seg.clip.kind import Architecture
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tokenizers import Tokenizer
 from clipself_seg.clip.tower import TowerOptions
+from clipself_seg.clip.tower_kind import Architecture
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.clip.weights import (
     LoadReport,

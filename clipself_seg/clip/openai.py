@@ -10,7 +10,12 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import (
+from clipself_seg.clip.layers import Transformer, initialise_blocks
+from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import normal_parameter
+from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
+from clipself_seg.clip.tower_kind import (
     TEXT_AT_TOP,
     TRANSFORMERS_TEXT,
     Architecture,
@@ -25,11 +30,6 @@ from clipself_seg.clip.kind import (
     of_transformers,
     vit_sizes,
 )
-from clipself_seg.clip.layers import Transformer, initialise_blocks
-from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.precision import in_own_precision
-from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}

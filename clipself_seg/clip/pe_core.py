@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
-from clipself_seg.clip.kind import (
+from clipself_seg.clip.layers import ResidualBlock, initialise_blocks
+from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.pooled import LatentPool, PooledTower, trunk_layouts
+from clipself_seg.clip.positions import Rotary, patch_grid, resample_positions, rotary_factors
+from clipself_seg.clip.runtime import normal_parameter
+from clipself_seg.clip.tower import ATTENTION_POOL
+from clipself_seg.clip.tower_kind import (
     Architecture,
     Config,
     PositionTable,
@@ -25,12 +31,6 @@ from clipself_seg.clip.kind import (
     has_clip_text,
     vit_sizes,
 )
-from clipself_seg.clip.layers import ResidualBlock, initialise_blocks
-from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.pooled import LatentPool, PooledTower, trunk_layouts
-from clipself_seg.clip.positions import Rotary, patch_grid, resample_positions, rotary_factors
-from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import ATTENTION_POOL
 
 POOL_HEADS = 8  # of every size
 

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import IN_TRUNK, TIMM_BLOCK, TRUNK, Layout, native_name, renamed
 from clipself_seg.clip.layers import TwoLayers, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import ATTENTION_POOL, DENSE, TransformerTower, rows_of_masks
+from clipself_seg.clip.tower_kind import IN_TRUNK, TIMM_BLOCK, TRUNK, Layout, native_name, renamed
 
 
 class LatentPool(nn.Module):

@@ -5,7 +5,6 @@ Shapes: B images, N = h * w cells of 32 pixels, C channels of the last stage, E 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -115,10 +114,10 @@ class ResNetTower(ImageTower, ModifiedResNet):
         """
         pool = self.attnpool
         grid = (last_1Dhw.shape[2], last_1Dhw.shape[3])
-        first_C, positions_NC = _bilinear_positions(pool.positional_embedding, grid)
+        positions_LC = resample_positions(pool.positional_embedding, grid, mode="bilinear")
         cells_NC = last_1Dhw[0].flatten(1).T
-        query_1C = pool.q_proj(cells_NC.mean(dim=0, keepdim=True) + first_C)
-        placed_NC = cells_NC + positions_NC
+        query_1C = pool.q_proj(cells_NC.mean(dim=0, keepdim=True) + positions_LC[0])
+        placed_NC = cells_NC + positions_LC[1:]
         keys_NC, values_NC = pool.k_proj(placed_NC), pool.v_proj(placed_NC)
         query, keys, values = (
             split_heads(x[None], pool.num_heads) for x in (query_1C, keys_NC, values_NC)
@@ -158,14 +157,6 @@ class ResNetTower(ImageTower, ModifiedResNet):
             **{f"block{i}": list(stage.parameters()) for i, stage in enumerate(self.blocks)},
             "head": [parameter for linear in linears for parameter in linear.parameters()],
         }
-
-
-def _bilinear_positions(table_LC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The position of the mean (C,), and those of a grid's cells (N, C), resized from those of the table's square."""
-    side = math.isqrt(len(table_LC) - 1)
-    square_1Chw = table_LC[1:].T.unflatten(1, (side, side))[None]
-    resized = F.interpolate(square_1Chw, grid, mode="bilinear", align_corners=False)
-    return table_LC[0], resized[0].flatten(1).T
 
 
 def _freeze_batch_norms(module: nn.Module) -> None:

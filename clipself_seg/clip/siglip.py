@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import PatchEmbed
-from clipself_seg.clip.kind import (
+from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
+from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layouts
+from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.runtime import QUEUES, normal_parameter
+from clipself_seg.clip.text import TextEncoder
+from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
+from clipself_seg.clip.tower import ATTENTION_POOL
+from clipself_seg.clip.tower_kind import (
     TRANSFORMERS_TEXT,
     Architecture,
     Config,
@@ -32,14 +40,6 @@ from clipself_seg.clip.kind import (
     of_transformers,
     vit_sizes,
 )
-from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
-from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layouts
-from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import QUEUES, normal_parameter
-from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
-from clipself_seg.clip.tower import ATTENTION_POOL
 
 EPS = 1e-6  # of all norms
 TANH = "tanh"

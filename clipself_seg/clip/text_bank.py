@@ -1,17 +1,8 @@
 """Class names -> prompts -> text embeddings, computed once for each set of names, templates and weights.
 
-Prompt templates come first, read from ``templates.json``: ``{}`` is the class, ``{article}`` "a" or "an".
-
-- ``vild63``: what ViLD published (Gu et al., 2022), whole sentences made of what begins with an article;
-- ``vild14``: those of ViLD's that FC-CLIP took (arXiv 2308.02487); four of them end without a full stop;
-- ``openai80``: what OpenAI published for zero-shot ImageNet (Radford et al., 2021), in their order;
-- ``imagenet80``: the same, around names as they stand, as OpenAI and open_clip classify whole images;
-- ``tcl9``: the nine of TCL (Cha et al., 2023), which TIPSv2's authors label pixels with: seven of the 80, and two for
-  several;
-- ``cat_seg``, ``odise``: the one of CAT-Seg and of ODISE; ``single``, ``bare``: a plain one, and the name alone.
-
-Then `TextBank`, for a CLIP that never changes, which keeps embeddings on disk too, and `ClassTexts`, which has one
-embedding for each template, with gradients where the text tower trains. Both are `Texts`, which are kept in memory.
+The sentences are in `templates.py`. `TextBank` is for a CLIP that never changes, and keeps embeddings on disk too;
+`ClassTexts` has one embedding for each template, with gradients where the text tower trains. Both are `Texts`, which
+are kept in memory.
 
 Shapes: K classes, P prompts of a class, E embedding.
 """
@@ -34,58 +25,19 @@ from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
 from clipself_seg.clip.example_embeddings import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.precision import full_precision, lower_precision, tf32
+from clipself_seg.clip.templates import TEMPLATES, article, class_prompts
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.errors import InputError, known
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    name: tuple(sentences)
-    for name, sentences in json.loads(
-        Path(__file__).with_name("templates.json").read_text(encoding="utf-8")
-    ).items()
-}
-TEMPLATES["imagenet80"] = TEMPLATES["openai80"]
-NOUN_TEMPLATES = "vild63"  # around nouns of boxes, which a student learns
-# Sets whose authors put a class name in as it stands: CAT-Seg, ODISE, FC-CLIP, and OpenAI for whole images.
-AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14", "imagenet80"})
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
 OTHER = (("background",),)  # a word that is always among those that examples are compared with
 KEPT = 16  # tensors in memory: sets of classes, with and without examples
-
-
-def clean_name(name: str) -> str:
-    """A class name as it is written in a sentence: ``sports_ball/bat`` is "sports ball or bat"."""
-    return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
-
-
-def article(name: str) -> str:
-    """The article before `name`, from its first letter as given: capitals count as consonants."""
-    return "an" if name.startswith(("a", "e", "i", "o", "u")) else "a"
-
-
-def class_prompts(name: str, templates: str = "vild63", clean: bool | None = None) -> list[str]:
-    """The sentences for one class name.
-
-    Args:
-        name: one name of the class, as the vocabulary spells it.
-        templates: a key of `TEMPLATES`.
-        clean: write the name as `clean_name` does, else as it is; None: as the templates' authors do, `AS_IT_STANDS`.
-    """
-    if clean is None:
-        clean = templates not in AS_IT_STANDS
-    written = clean_name(name) if clean else name
-    return [template.format(written, article=article(name)) for template in TEMPLATES[templates]]
-
-
-def templates_text(name: str) -> str:
-    """A set of templates in words: the sentence if it has one, else its name and their number."""
-    sentences = TEMPLATES[name]
-    return f'"{sentences[0]}"' if len(sentences) == 1 else f"{name}, {len(sentences)} sentences"
 
 
 def default_cache_dir() -> Path:
@@ -362,7 +314,7 @@ def check_lengths(clip: VisionLanguageBackbone, names: Names, templates: str) ->
     Args:
         clip: says how many tokens of a text it reads.
         names: of each class.
-        templates: a name in `text_bank.TEMPLATES`.
+        templates: a name in `templates.TEMPLATES`.
 
     Raises:
         InputError: a name with more tokens than CLIP reads.

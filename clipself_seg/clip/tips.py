@@ -24,7 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.block_calls import run_block
-from clipself_seg.clip.kind import (
+from clipself_seg.clip.layers import Transformer, initialise_blocks
+from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.openai import ResidualTower
+from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import QUEUES, normal_parameter
+from clipself_seg.clip.text import TextEncoder
+from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
+from clipself_seg.clip.tower_kind import (
     MLP_NAMES,
     TIMM_BLOCK,
     TRANSFORMERS_BLOCK,
@@ -41,14 +49,6 @@ from clipself_seg.clip.kind import (
     stacked,
     vit_sizes,
 )
-from clipself_seg.clip.layers import Transformer, initialise_blocks
-from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.openai import ResidualTower
-from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.precision import in_own_precision
-from clipself_seg.clip.runtime import QUEUES, normal_parameter
-from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 
 PADDING = 0  # id of what fills up a text
 FEWEST = 1e-8  # added to numbers of tokens, so that a text without any has the embedding 0

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
 from clipself_seg.checkpoints.read import ACTIVATIONS, Checkpoint, fit
-from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind, common_names
-from clipself_seg.clip.kinds import (
+from clipself_seg.clip.find_kind import (
     KINDS,
     find_architecture,
     list_architectures,
@@ -35,6 +34,13 @@ from clipself_seg.clip.openai import TRANSFORMERS_MARK
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
+from clipself_seg.clip.tower_kind import (
+    Architecture,
+    Layout,
+    PositionTable,
+    TowerKind,
+    common_names,
+)
 from clipself_seg.errors import InputError, known, nearest, shown
 from clipself_seg.files import read_json
 from clipself_seg.schema import TEXT

@@ -4,11 +4,13 @@
     clipself-seg weights --task semantic --may-ship yes
     clipself-seg weights get catseg-base      # fetch before it is needed
     clipself-seg weights check my_folder      # which files are the published ones
+    clipself-seg weights verify openai-vitb16 # published outputs of the weights, computed anew
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
 needs a browser: get says which page, and where to put the file. "may ship" reads the licence that the publisher states:
-ask means that it leaves the question open. Exit status: 0, 1 if a file of check is not the published one, 2 if a name
-is unknown or a file cannot be fetched.
+ask means that it leaves the question open. verify fetches the weights and the images that it needs, and prints each
+number beside the published one. Exit status: 0, 1 if a file of check is not the published one or a number of verify
+differs, 2 if a name is unknown or a file cannot be fetched.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipself_seg.commands.options import CommandLine, command, task, value
+from clipself_seg.commands.options import CommandLine, command, flag, task, value
 from clipself_seg.errors import InputError, known
 
 if TYPE_CHECKING:
     from clipself_seg.checkpoints.zoo import Entry
 
-ACTIONS = ("list", "get", "check")
+ACTIONS = ("list", "get", "check", "verify")
 ANSWERS = ("yes", "ask", "no")  # of `Entry.may_ship`
 CLIP = "CLIP alone"
 PART = "part of a model"
@@ -39,17 +41,23 @@ WITHOUT_TRAINING = {"panoptic": NAMES_MASKS, "detection": NAMES_MASKS}
 
 def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
-    names = "names to get, or the folder to check (the one that get fills)"
+    names = "names to get or verify, or the folder to check (the one that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
     value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
+    flag(parser, "--all", "verify all weights that are on this machine")
+    value(parser, "--image-folder", "of verify's images (they are fetched)", kind=Path)
 
 
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
-    """Lists, fetches or checks weights."""
+    """Lists, fetches, checks or verifies weights."""
     if args.action == "get":
         return _get(args.names)
+    if args.action == "verify":
+        from clipself_seg.commands import verify
+
+        return verify.main(args.names, args.all, args.image_folder)
     return _check(args.names) if args.action == "check" else _list(args.task, args.may_ship)
 
 

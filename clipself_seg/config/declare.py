@@ -229,22 +229,21 @@ def why_unread(name: str, values: Mapping[str, object], model: str | None) -> st
         values: value of every key.
         model: ``MODEL.META_ARCHITECTURE``; None if nothing names one.
     """
-    asked = KEYS.get(name, Key(name, None, of=()))
+    key = KEYS.get(name, Key(name, None, of=()))
     ours = model is None or model in MODELS
-    if asked.instead and not asked.read_by(model) and (ours or not name.startswith(OWN_SECTIONS)):
-        return asked.instead
-    of_others = None if ours else reads_of_others(str(model))
-    if model is None or (of_others is None and not ours):
+    if key.instead and (ours or not name.startswith(OWN_SECTIONS)):
+        return key.instead
+    reads = () if ours else reads_of_others(str(model))
+    if model is None or reads is None:
         return None
-    if asked.read_by(model) or covers(of_others or (), name):
-        if asked.when is None:
-            return None
-        condition, value = asked.when
-        if not KEYS[condition].read_by(model) or values[condition] == value:
-            return None
-        return f"{model} reads it with {condition} {value} alone"
-    readers = f", it is for {' and '.join(asked.of)}" if asked.of else ""
-    return f"{model} does not read it{readers}"
+    if not key.read_by(model) and not covers(reads, name):
+        readers = f", it is for {' and '.join(key.of)}" if key.of else ""
+        return f"{model} does not read it{readers}"
+    if key.when is not None:
+        condition, value = key.when
+        if KEYS[condition].read_by(model) and values[condition] != value:
+            return f"{model} reads it with {condition} {value} alone"
+    return None
 
 
 def reads_of_others(model: str) -> Sequence[str] | None:

@@ -5,14 +5,7 @@
 
 from __future__ import annotations
 
-from clipself_seg.config.declare import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    Section,
-    at_least,
-    each,
-    within,
-)
+from clipself_seg.config.declare import NOT_NEGATIVE, POSITIVE, Section, at_least, each, within
 
 FVIT = ["FViT"]
 

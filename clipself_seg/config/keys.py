@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import pickle
 import re
+from collections.abc import Iterable
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -269,11 +270,7 @@ solver.key("AMP.DTYPE", "float16", choices=("float16", "bfloat16"))
 # Fractions of the trained weights, in [0, 1]: after the training the evaluation is repeated with start + f * (end -
 # start) for 0, 1 and each of them, where the start is MODEL.WEIGHTS, and the best of them is named and written.
 solver.key(
-    "MIX_WITH_START",
-    (),
-    each(within(0, 1)),
-    of=["CATSeg", "OpenPanoptic", "FViT"],
-    free=True,
+    "MIX_WITH_START", (), each(within(0, 1)), of=["CATSeg", "OpenPanoptic", "FViT"], free=True
 )
 # Steps between two checkpoints, and how many of the newest stay on disk.
 solver.stock("CHECKPOINT_PERIOD", at_least(1), free=True)
@@ -367,9 +364,7 @@ solver.not_read(
 solver.not_read("the cosine ends at 0", "BASE_LR_END")
 solver.not_read("the warm-up is linear", "WARMUP_METHOD")
 solver.not_read(
-    "SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the rate",
-    "NUM_DECAYS",
-    "RESCALE_INTERVAL",
+    "SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the rate", "NUM_DECAYS", "RESCALE_INTERVAL"
 )
 solver.not_read("IMS_PER_BATCH counts the images of all processes", "REFERENCE_WORLD_SIZE")
 test.not_read("results are written to results.json and not judged", "EXPECTED_RESULTS")
@@ -400,10 +395,16 @@ def _pickled(keys: tuple[Key, ...]) -> bytes:
     return pickle.dumps(cfg)
 
 
+def sections(names: Iterable[str]) -> set[str]:
+    """All sections around some keys, such as "MODEL" and "MODEL.CLIP" around "MODEL.CLIP.NAME"."""
+    parts = (name.split(".") for name in names)
+    return {".".join(words[:end]) for words in parts for end in range(1, len(words))}
+
+
 def set_key(cfg: CfgNode, name: str, value: object) -> None:
     """Sets a key, such as "MODEL.CLIP.NAME", and makes the sections around it that are missing."""
-    *sections, last = name.split(".")
-    for section in sections:
+    *above, last = name.split(".")
+    for section in above:
         if section not in cfg:
             setattr(cfg, section, CfgNode())
         cfg = cfg[section]

@@ -43,7 +43,6 @@ from clipself_seg.yaml_files import (
 
 logger = logging.getLogger(__name__)
 
-ABSENT = object()
 HEAD = "MODEL.SEM_SEG_HEAD.NAME"
 NAME_AND_WEIGHTS = ("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS")
 NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGHTS")
@@ -272,7 +271,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     for key, value in values.items():
         other = _why_unread_by_backbone(key, cfg)
         nothing = "" if other and key in NAME_AND_WEIGHTS else defaults[key]
-        passing = (lists_for_tuples(defaults[key]), PUBLISHED.get(key, ABSENT), nothing)
+        passing = (lists_for_tuples(defaults[key]), nothing, PUBLISHED.get(key, nothing))
         # CAT-Seg's files name a guidance backbone also where CLIP's own blocks guide.
         guidance = key in KEYS and KEYS[key].when == GUIDED and sources.published(key)
         given = lists_for_tuples(value) not in passing and sources.by_hand(key) and not guidance

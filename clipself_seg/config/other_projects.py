@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from yacs.config import CfgNode as AnyNode
 
 from clipself_seg.config.declare import KEYS
-from clipself_seg.config.keys import default_config, set_key
+from clipself_seg.config.keys import default_config, sections, set_key
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
 
@@ -70,20 +70,12 @@ def _values(cfg: CfgNode, own: Mapping[str, Any], remedy: str) -> dict[str, Any]
         InputError: one does.
     """
     there = {key: value for key, value in leaves(cfg) if not isinstance(value, AnyNode)}
-    sections = {
-        key.rsplit(".", depth)[0] for key in there for depth in range(1, key.count(".") + 1)
-    }
-    collisions = dict[str, str]()
-    for key, default in own.items():
-        above = [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]
-        for name in there.keys() & above:
-            collisions[name] = f"{name} is {there[name]!r}, here a section"
-        if key in sections:
-            collisions[key] = f"{key} is a section, here {default!r}"
-        elif key in there and not _same_type(there[key], default):
-            collisions[key] = f"{key} is {there[key]!r}, here {default!r}"
+    both = [key for key in own if key in there and not _same_type(there[key], own[key])]
+    collisions = [f"{key} is {there[key]!r}, here a section" for key in sections(own) & {*there}]
+    collisions += [f"{key} is a section, here {own[key]!r}" for key in sections(there) & {*own}]
+    collisions += [f"{key} is {there[key]!r}, here {own[key]!r}" for key in both]
     if collisions:
-        names = "; ".join(collisions.values())
+        names = "; ".join(sorted(collisions))
         raise InputError(f"clipself_seg has keys of these names, too: {names}; {remedy}")
     return there
 

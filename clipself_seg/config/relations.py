@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ HEAD = "MODEL.SEM_SEG_HEAD"
 FORMER = "MODEL.MASK_FORMER"
 KIND, SOURCE = "MODEL.MASK_GENERATOR.KIND", "MODEL.MASK_GENERATOR.SOURCE"
 BRANCH_KIND = "MODEL.CLIP_BRANCH.KIND"
+SIZES = "INPUT.DETECTION"
 TARGET = "MODEL.CLIPSELF.TARGET"
 WEIGHTS = objectives.name
 TEACHER = "MODEL.CLIPSELF.CORRELATION.TEACHER"
@@ -68,6 +70,16 @@ def of_generators_clip(name: str) -> Relation:
         (f"MODEL.CLIP_BRANCH.{name}", BRANCH_KIND, f"MODEL.CLIP.{name}"),
         f"empty, as MODEL.CLIP.{name} names what KIND backbone reads, or KIND another",
         lambda value, kind, own: kind != "backbone" or value in ("", own),
+    )
+
+
+def of_masks(key: str, wanted: Any, why: str, of: str = "") -> Relation:
+    """The relation that a key has the only value that goes with masks which come without class scores."""
+    return Relation(
+        (key, SOURCE),
+        f"{wanted!r} for masks, {why}",
+        lambda value, source: value == wanted or source != "masks",
+        of,
     )
 
 
@@ -189,11 +201,12 @@ RELATIONS: list[Relation] = [
         lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
     ),
     # Panoptic segmentation.
-    Relation(
-        ("MODEL.WEIGHTS", SOURCE),
-        "empty for masks, so that nothing generates any",
-        lambda weights, source: not weights or source != "masks",
-    ),
+    of_masks("MODEL.WEIGHTS", "", "so that nothing generates any"),
+    of_masks("MODEL.FUSION.MODE", "clip", "which have no class scores but CLIP's"),
+    of_masks("MODEL.FUSION.VOID_DISCOUNT", 0.0, "which have no void but CLIP's"),
+    of_masks("TEST.PANOPTIC.ROWS", ("clip",), "which have no class scores but CLIP's", EVALUATION),
+    of_masks("TEST.PANOPTIC.VOID_SWEEP", (), "which have no void but CLIP's", EVALUATION),
+    Relation(("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"), "at most MAX_SCALE", operator.le),
     Relation(
         (SOURCE, KIND),
         "blocks for the kind plain, and for that alone, or masks",
@@ -221,28 +234,6 @@ RELATIONS: list[Relation] = [
         "OpenPanoptic",
     ),
     Relation(
-        ("MODEL.FUSION.MODE", SOURCE),
-        "clip for masks, which have no class scores but CLIP's",
-        lambda mode, source: mode == "clip" or source != "masks",
-    ),
-    Relation(
-        ("MODEL.FUSION.VOID_DISCOUNT", SOURCE),
-        "0 for masks, which have no void but CLIP's",
-        lambda discount, source: not discount or source != "masks",
-    ),
-    Relation(
-        ("TEST.PANOPTIC.ROWS", SOURCE),
-        "('clip',) for masks, which CLIP alone names",
-        lambda rows, source: source != "masks" or tuple(rows) == ("clip",),
-        EVALUATION,
-    ),
-    Relation(
-        ("TEST.PANOPTIC.VOID_SWEEP", SOURCE),
-        "() for masks, which have no void but CLIP's",
-        lambda discounts, source: not discounts or source != "masks",
-        EVALUATION,
-    ),
-    Relation(
         ("MODEL.CLIP_BRANCH.INPUT_SIZE", BRANCH_KIND),
         "0 for KIND backbone, which reads the generator's canvas as it is",
         lambda size, kind: not size or kind != "backbone",
@@ -256,26 +247,17 @@ RELATIONS: list[Relation] = [
         lambda weights, name, own: bool(weights) or name in ("", own),
     ),
     Relation(
-        ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
-        "at most MAX_SCALE",
-        lambda least, most: least <= most,
-    ),
-    Relation(
         ("TEST.AUG.ENABLED", "MODEL.FUSION.MODE"),
         "False for the generator alone, since CLIP's scores of masks are what is averaged",
         lambda enabled, mode: not enabled or mode != "generator",
     ),
     # Detection.
+    Relation((f"{SIZES}.MIN_SCALE", f"{SIZES}.MAX_SCALE"), "at most MAX_SCALE", operator.le),
     Relation(
         ("MODEL.CLIP.LOW_RANK", "MODEL.FVIT.TRAIN_CLIP", "SOLVER.CLIP_MULTIPLIER"),
         "0 for a frozen image tower: TRAIN_CLIP True and a CLIP_MULTIPLIER above 0 train it",
         lambda rank, trains, multiplier: not rank or (trains and multiplier > 0),
         "FViT",
-    ),
-    Relation(
-        ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE"),
-        "at most MAX_SCALE",
-        lambda least, most: least <= most,
     ),
 ]
 

@@ -7,14 +7,7 @@ first arXiv version, the baseline of CLIPSelf's Table 5.
 
 from __future__ import annotations
 
-from clipself_seg.config.declare import (
-    POSITIVE,
-    Check,
-    Section,
-    at_least,
-    each,
-    within,
-)
+from clipself_seg.config.declare import POSITIVE, Check, Section, at_least, each, within
 
 CAT_SEG = ["CATSeg"]
 # Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.

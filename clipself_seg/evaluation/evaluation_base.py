@@ -34,7 +34,8 @@ Results = dict[Any, Any]
 AnyModel = TypeVar("AnyModel", bound=Model)
 Data = TypeVar("Data")
 
-# Numbers that modules of --import add, see `extend.register_metric`: name -> what computes it.
+# Numbers that modules of --import add, see `extend.register_metric`: name -> what computes it. Those of the published
+# evaluations are no entries: each task computes many of them in one pass, in the order that results.json has.
 METRICS = Registry[Callable[[Mapping[str, float], np.ndarray | None], float | None]]()
 
 

@@ -104,7 +104,7 @@ class CLIPSelf(RegionReader):
             training: settings of training, those by default if None.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
-            templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
+            templates: prompts around a class name, a name in `templates.TEMPLATES`.
             test_precision: dtype of autocast in evaluation, or None.
         """
         super().__init__(clip=clip, read=read, templates=templates, precision=test_precision)

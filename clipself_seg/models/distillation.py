@@ -37,7 +37,7 @@ from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import QUEUES, on_device, send
-from clipself_seg.clip.text_bank import NOUN_TEMPLATES
+from clipself_seg.clip.templates import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -200,25 +200,19 @@ def count_over_processes(
 def valid_cells(step: Step) -> Tensor | None:
     """Cells (B, N) bool of the student's grid into which "whole" (1, 4), the box of the image, reaches.
 
-    None if the samples have no "whole".
+    The box is XYXY in [0, 1] of the padded square and begins at its top left corner. A cell counts that it reaches into
+    by more than rounding, and always the first one. None if the samples have no "whole".
     """
     if "whole" not in step.samples[0]:
         return None
-    cells = [_reached(sample["whole"], step.grid) for sample in step.samples]
+    height, width = step.grid
+    cells = []
+    for sample in step.samples:
+        _, _, right, bottom = sample["whole"][0]
+        rows = torch.arange(height) < (bottom * height - 1e-4).clamp(min=0.5)
+        columns = torch.arange(width) < (right * width - 1e-4).clamp(min=0.5)
+        cells.append((rows[:, None] & columns).flatten())
     return send(torch.stack(cells), step.device)
-
-
-def _reached(box_14: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bool (N,): cells into which a box at the top left corner reaches, by more than rounding; always the first cell.
-
-    Args:
-        box_14: XYXY in [0, 1] of the padded square, x0 = y0 = 0.
-        grid: rows and columns of cells.
-    """
-    _, _, right, bottom = box_14[0]
-    rows = torch.arange(grid[0]) < (bottom * grid[0] - 1e-4).clamp(min=0.5)
-    columns = torch.arange(grid[1]) < (right * grid[1] - 1e-4).clamp(min=0.5)
-    return (rows[:, None] & columns).flatten()
 
 
 class Target(Protocol):
@@ -426,7 +420,7 @@ class RegionText:
         loss: "bce", the official code's: sigmoids over the nouns of the process's regions, topped up at
             random to `negatives`; "softmax" over all nouns; "regionclip": RegionCLIP's three losses.
         negatives: number of nouns that "bce" compares with.
-        templates: prompts around a noun, a name in `text_bank.TEMPLATES`.
+        templates: prompts around a noun, a name in `templates.TEMPLATES`.
         seed: seed of the nouns that are drawn, together with the iteration.
     """
 

@@ -21,7 +21,7 @@ from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import fit, read_checkpoint
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.clip.kinds import signature_of
+from clipself_seg.clip.find_kind import signature_of
 from clipself_seg.clip.runtime import send
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE

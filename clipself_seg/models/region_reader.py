@@ -20,7 +20,8 @@ from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import QUEUES, on_device, send
-from clipself_seg.clip.text_bank import check_lengths, templates_text
+from clipself_seg.clip.templates import templates_text
+from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config import WHOLE
 from clipself_seg.config.load import evaluation_precision

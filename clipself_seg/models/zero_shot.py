@@ -22,7 +22,8 @@ from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.runtime import chunk_size, on_device, send
-from clipself_seg.clip.text_bank import check_lengths, templates_text
+from clipself_seg.clip.templates import templates_text
+from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words

@@ -1,4 +1,4 @@
-"""Trains and evaluates models, as train_net.py does: tasks, loop, optimiser, logs. Open run.py first.
+"""Trains and evaluates models, as train_net.py does: tasks, trainer, optimiser, logs. Open run.py first.
 
 Detectron2's own engine is not used for this, because three of its parts are not what a run here promises: its
 sampler restarts on resume, its checkpointer unpickles what it is given, and its loop turns every error into a

@@ -111,8 +111,10 @@ def evaluate_run(
     outputs: RunOutputs,
     start: Mapping[str, Tensor],
     fractions: Sequence[float],
-) -> None:
+) -> Results:
     """Evaluates the weights as they are, then mixtures with the start; writes their numbers, tables and the knee.
+
+    Returns the numbers of the weights as they are.
 
     Args:
         evaluation: the evaluation on ``DATASETS.TEST``.
@@ -135,7 +137,7 @@ def evaluate_run(
     if fractions and len(rows) == 1:
         logger.warning(NO_NUMBERS)
     if len(rows) == 1 or not comm.is_main_process():
-        return
+        return results
     write(results, rows)
     knee = knee_of(rows)
     best = NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
@@ -147,3 +149,4 @@ def evaluate_run(
         with mixed(model, start, knee):
             cast(TrainableModel, model).export(path)
         logger.info("weights of the knee, %g, written to %s", knee, path)
+    return results

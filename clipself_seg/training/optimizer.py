@@ -36,8 +36,9 @@ def leave_out_step(optimizer: torch.optim.Optimizer, left_out: Tensor) -> None:
     vars(optimizer)["found_inf"] = left_out
 
 
-def learning_rates(solver: CfgNode) -> Callable[[int], float]:
+def learning_rates(cfg: CfgNode) -> Callable[[int], float]:
     """The learning rate of each step, counted from 0, as ``SOLVER`` has it."""
+    solver = cfg.SOLVER
     shared = {"base": solver.BASE_LR, "warmup": solver.WARMUP_ITERS}
     if solver.SCHEDULE == "steps":
         drops = tuple(solver.STEPS)

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from clipself_seg.checkpoints.zoo import MINI_CLIPS
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.data.datasets.own import check_data
 from clipself_seg.data.datasets.own_file import NO_TRAIN
 from clipself_seg.errors import InputError

@@ -17,13 +17,14 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.training_state import CheckpointFolder, unpack_model
+from clipself_seg.checkpoints.zoo import SCHEME, entry_of
 from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.precision import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
-from clipself_seg.evaluation.evaluation_base import Evaluation
+from clipself_seg.evaluation.evaluation_base import Evaluation, Results, innermost
 from clipself_seg.files import alone_in, naming_path, remove_leftovers, write_text
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
@@ -211,7 +212,23 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     suffix = "_eval" if trained else ""
     _write_config(cfg, suffix)
     outputs = RunOutputs(cfg, folder, iterations, suffix=suffix)
-    evaluate_run(evaluation, model, outputs, start, fractions)
+    results = evaluate_run(evaluation, model, outputs, start, fractions)
+    if not resume and comm.is_main_process():
+        _say_published(cfg, results)
+
+
+def _say_published(cfg: CfgNode, results: Results) -> None:
+    """Logs the numbers that others have published of weights of the zoo, beside those that the results have."""
+    weights = cfg.MODEL.WEIGHTS or cfg.MODEL.CLIP.WEIGHTS
+    entry = entry_of(weights.removeprefix(SCHEME), cfg.MODEL.CLIP.NAME)
+    if entry is None or not entry.published:
+        return
+    logger.info("published of %s: %s (%s)", entry.name, entry.published, entry.source)
+    ours = dict(innermost(results))
+    for place, numbers in innermost(entry.numbers):
+        for key in sorted(numbers.keys() & ours.get(place, {}).keys()):
+            said = (place, key, ours[place][key], numbers[key])
+            logger.info("%s, %s: %.1f here, %s published", *said)
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:

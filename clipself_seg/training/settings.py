@@ -59,7 +59,7 @@ class TrainingSettings:
             seed=cfg.SEED,
             batch_size=solver.IMS_PER_BATCH,
             iterations=solver.MAX_ITER,
-            rate=learning_rates(solver),
+            rate=learning_rates(cfg),
             betas=(float(solver.BETAS[0]), float(solver.BETAS[1])),
             eps=solver.EPS,
             clip_norm=(solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None),

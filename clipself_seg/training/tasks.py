@@ -102,18 +102,22 @@ class RegionTask(Task):
 
     def training_data(self, model: RegionModel) -> TrainingData:
         """Images, and what the target reads besides, as MODEL.CLIPSELF.TARGET says."""
-        if any(map(is_shards, self.cfg.DATASETS.TRAIN)):
-            return self._shards(model)
-        targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}
-        return targets[self.cfg.MODEL.CLIPSELF.TARGET](model)
+        cfg, names = self.cfg, self.cfg.DATASETS.TRAIN
+        if any(map(is_shards, names)):
+            return TrainingData(self._shards(), self._distil_mapper(model))
+        if cfg.MODEL.CLIPSELF.TARGET == "captions":
+            return TrainingData(captioned_records(names), CaptionMapper(cfg, seed=cfg.SEED))
+        if cfg.MODEL.CLIPSELF.TARGET == "texts":
+            records, nouns = region_text_records(names)
+            mapper = RegionTextMapper(cfg, crop_size=model.image_size, seed=cfg.SEED)
+            return TrainingData(records, mapper, nouns)
+        records = distillation_records(names, cfg.INPUT.REGIONS.SOURCE)
+        return TrainingData(records, self._distil_mapper(model))
 
-    def _crops(self, model: RegionModel) -> TrainingData:
-        """Images with their grids or proposals, and a crop of each region."""
-        records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
-        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
-        return TrainingData(records, mapper)
+    def _distil_mapper(self, model: RegionModel) -> DistillMapper:
+        return DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
 
-    def _shards(self, model: RegionModel) -> TrainingData:
+    def _shards(self) -> ShardStream:
         """Images of shards with their grids: nothing else is read of them."""
         names = self.cfg.DATASETS.TRAIN
         target, source = self.cfg.MODEL.CLIPSELF.TARGET, self.cfg.INPUT.REGIONS.SOURCE
@@ -123,21 +127,8 @@ class RegionTask(Task):
                 f"{', '.join(map(str, names))}), MODEL.CLIPSELF.TARGET crops (now {target}) and "
                 f"INPUT.REGIONS.SOURCE grid (now {source})"
             )
-        solver = self.cfg.SOLVER
-        stream = ShardStream(shards_of(names), batch_size=solver.IMS_PER_BATCH, seed=self.cfg.SEED)
-        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
-        return TrainingData(stream, mapper)
-
-    def _texts(self, model: RegionModel) -> TrainingData:
-        """Images with boxes and their nouns."""
-        records, nouns = region_text_records(self.cfg.DATASETS.TRAIN)
-        mapper = RegionTextMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
-        return TrainingData(records, mapper, nouns)
-
-    def _captions(self, model: RegionModel) -> TrainingData:
-        """Whole images, each with one of its captions."""
-        records = captioned_records(self.cfg.DATASETS.TRAIN)
-        return TrainingData(records, CaptionMapper(self.cfg, seed=self.cfg.SEED))
+        batch_size = self.cfg.SOLVER.IMS_PER_BATCH
+        return ShardStream(shards_of(names), batch_size=batch_size, seed=self.cfg.SEED)
 
 
 class SemanticTask(Task):

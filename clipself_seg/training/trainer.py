@@ -42,8 +42,6 @@ from clipself_seg.training.metrics import HostCopy, flatten_numbers, metric_writ
 from clipself_seg.training.optimizer import build_adamw, leave_out_step, set_learning_rate
 from clipself_seg.training.settings import TrainingSettings, check_same_run
 
-# Data set -> (input size ->) name of a number -> the number.
-Results = Mapping[str, object]
 MOST_SKIPPED = 20  # steps in a row: loss scaling finds a scale within a few
 
 
@@ -85,7 +83,7 @@ class Trainer(TrainerBase):
         records: Sequence[Record] | ShardStream,
         mapper: Callable[[Record, int], Sample | None],
         settings: TrainingSettings,
-        evaluate: Callable[[TrainableModel], Results] | None = None,
+        evaluate: Callable[[TrainableModel], Mapping[str, object]] | None = None,
         groups: list[Group],
         hooks: Sequence[HookBase] = (),
         vocabulary: Vocabulary | Sequence[str] | None = None,
@@ -96,7 +94,7 @@ class Trainer(TrainerBase):
             records: images of the data set with their annotations, or a stream of images.
             mapper: (record, number of the draw) -> sample, or None for another image.
             settings: the numbers of the run.
-            evaluate: called with the model before training and after every evaluation period.
+            evaluate: (model) -> nested numbers, called before training and after every evaluation period.
             groups: parameter groups of the optimiser, see `TrainableModel.optimizer_groups`.
             hooks: hooks of Detectron2, called in this order; checkpoints keep their `state_dict()` as JSON.
             vocabulary: the training vocabulary, for hooks; None where training needs no classes.

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from clipself_seg.clip.kind import Layout, TowerKind, common_names, text_at_top
 from clipself_seg.clip.tower import FeatureShape, ImageTower, Readouts
+from clipself_seg.clip.tower_kind import Layout, TowerKind, common_names, text_at_top
 from clipself_seg.extend import register_kind
 
 LAYER = "visual.blocks.0.self_attn.in_proj_weight"

@@ -21,7 +21,7 @@ from torch.optim.optimizer import (
 )
 
 import train_net
-from clipself_seg.clip import kinds, load_clip, save_clip
+from clipself_seg.clip import find_kind, load_clip, save_clip
 from lab.mini.writer import WorldSize, make_worlds
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -210,14 +210,14 @@ def surroundings(folder: Path) -> Iterator[Path]:
     the same to the last bit on every machine, and with them the hash that a resumed run has to share.
     """
     make_worlds(folder, WORLD, processes=1)
-    configs = kinds._configs()
+    configs = find_kind._configs()
     own = {"CLIPSELF_SEG_MINI": str(folder), "CLIPSELF_SEG_CACHE": str(folder / "cache")}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with (
             mock.patch.dict("os.environ", own),
-            mock.patch.object(kinds, "_configs", lambda: {**configs, TINY: ARCHITECTURE}),
+            mock.patch.object(find_kind, "_configs", lambda: {**configs, TINY: ARCHITECTURE}),
         ):
             clip = load_clip(TINY, None)
             for name, parameter in clip.named_parameters():

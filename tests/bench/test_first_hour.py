@@ -131,6 +131,8 @@ def test_steps_are_commands_that_are_understood(device, small, tmp_path, worlds_
     assert len({step["label"] for step in planned}) == len(planned)
     assert len({step["file"] for step in planned}) == len(planned)
     labels = [step["label"] for step in planned]
+    verified = [step["command"].split()[2:] for step in planned if " verify " in step["command"]]
+    assert verified == ([] if small else [["clipself_seg", "weights", "verify", "openai-vitb16"]])
     for step in planned:
         assert step["like"] in ["", *labels] or (small and step["like"].endswith("on the CPU"))
         words = shlex.split(step["command"])

@@ -39,7 +39,7 @@ from clipself_seg.checkpoints.zoo import (
     untrained,
     zoo,
 )
-from clipself_seg.clip.kinds import list_architectures
+from clipself_seg.clip.find_kind import list_architectures
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import find_file
 from tests.weight_server import COMMIT, serving

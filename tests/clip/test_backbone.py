@@ -8,7 +8,7 @@ from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from clipself_seg.clip.backbone import CLIPBackbone
-from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
+from clipself_seg.clip.tower_kind import CLIP_MEAN, CLIP_STD
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.errors import InputError
 

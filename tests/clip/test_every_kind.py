@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from clipself_seg.clip import eva, kinds, load_clip, save_clip
+from clipself_seg.clip import eva, find_kind, load_clip, save_clip
 from tests.small_towers import SMALL, small_towers
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -24,7 +24,7 @@ def known(tmp_path_factory):
     with small_towers(tmp_path_factory.mktemp("weights")), pytest.MonkeyPatch.context() as patch:
         patch.setitem(eva.SHAPES, "small_eva", (64, 3, 2, 8))
         for name, config in MORE.items():
-            patch.setitem(kinds._configs(), name, config)
+            patch.setitem(find_kind._configs(), name, config)
         yield
 
 

@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 
-from clipself_seg.clip import CLIP, eva, kinds, load_clip, save_clip
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip import CLIP, eva, find_kind, load_clip, save_clip
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
@@ -33,7 +33,7 @@ def shallow(monkeypatch):
         else:
             vision["layers"] = [1, 2, 1, 1] if isinstance(vision["layers"], list) else 2
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, f"shallow-{name}", config)
-        monkeypatch.setitem(kinds._configs(), f"shallow-{name}", config)
+        monkeypatch.setitem(find_kind._configs(), f"shallow-{name}", config)
         return f"shallow-{name}"
 
     return changed

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipself_seg.clip import CLIP, kinds, load_clip
+from clipself_seg.clip import CLIP, find_kind, load_clip
 from clipself_seg.clip.tower import DENSE
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
@@ -99,11 +99,11 @@ class Case:
             weights[key] = weights[key] * factor
         path = folder / "open_clip.safetensors"
         save_file(weights, path)
-        kinds._configs()[name] = about["open_clip_model"]
+        find_kind._configs()[name] = about["open_clip_model"]
         try:
             self.clip: CLIP = load_clip(name, path)
         finally:
-            del kinds._configs()[name]
+            del find_kind._configs()[name]
             path.unlink()
         self.expected = dict(np.load(PARITY / f"{name}.npz"))
         self.tokens = torch.tensor(about["tokens"])

@@ -9,7 +9,7 @@ from torch.export import Dim
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import CLIP, load_clip, save_clip, siglip
-from clipself_seg.clip.kinds import KINDS, find_architecture, signature_of
+from clipself_seg.clip.find_kind import KINDS, find_architecture, signature_of
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import read_timm
 from clipself_seg.clip.siglip import canonical, siglips_own

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip, model, save_clip
-from clipself_seg.clip.kinds import find_architecture, list_architectures
+from clipself_seg.clip.find_kind import find_architecture, list_architectures
 from clipself_seg.clip.model import OTHER_PIXELS, find_clip
 from clipself_seg.clip.tips import read_official, read_transformers
 from clipself_seg.clip.weights import to_native
@@ -77,16 +77,13 @@ def test_openais_b32_in_transformers_layout_has_all_tensors():
     assert shapes(to_native(theirs)) == shapes(own("ViT-B-32"))
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-@pytest.mark.parametrize("kind", ["safetensors", "zip"])
 @torch.no_grad()
-def test_a_clip_of_transformers_is_read_with_the_activation_of_its_config(
-    tmp_path, kind, activation
-):
+def mini_of_transformers(activation: str = "quick_gelu"):
+    """A CLIPModel of the sizes of ViT-Mini-8, of random weights."""
     vision, text = find_architecture(MINI).vision, find_architecture(MINI).text
     shared = {"hidden_act": activation, "projection_dim": 128}
     torch.manual_seed(0)
-    theirs = clip_of_transformers(
+    model = clip_of_transformers(
         projection_dim=128,
         vision_config=shared
         | {"hidden_size": vision["width"], "intermediate_size": 4 * vision["width"]}
@@ -96,8 +93,18 @@ def test_a_clip_of_transformers_is_read_with_the_activation_of_its_config(
         | {"hidden_size": text["width"], "intermediate_size": 4 * text["width"]}
         | {"num_hidden_layers": text["layers"], "num_attention_heads": text["heads"]},
     )
-    for parameter in theirs.parameters():
+    for parameter in model.parameters():
         parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+@torch.no_grad()
+def test_a_clip_of_transformers_is_read_with_the_activation_of_its_config(
+    tmp_path, kind, activation
+):
+    theirs = mini_of_transformers(activation)
     theirs.config.save_pretrained(tmp_path)
     beside = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     save_as(kind, theirs.state_dict() | beside, tmp_path / "model.safetensors")

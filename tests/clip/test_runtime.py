@@ -15,7 +15,7 @@ from bench.accelerator import ACCELERATOR, Accelerator, on_host
 from clipself_seg.clip import block_calls, layers, load_clip, runtime
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer, initialise_blocks
 from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors

@@ -13,16 +13,9 @@ import torch.nn.functional as F
 from clipself_seg.checkpoints import hashes
 from clipself_seg.clip import TextBank, load_clip, text, text_bank
 from clipself_seg.clip.precision import lower_precision, tf32
+from clipself_seg.clip.templates import TEMPLATES, article, class_prompts, clean_name
 from clipself_seg.clip.text import BATCH, encode_prompts
-from clipself_seg.clip.text_bank import (
-    TEMPLATES,
-    ClassTexts,
-    article,
-    check_lengths,
-    class_prompts,
-    clean_name,
-    default_cache_dir,
-)
+from clipself_seg.clip.text_bank import ClassTexts, check_lengths, default_cache_dir
 from clipself_seg.data.datasets.table import COCO
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError

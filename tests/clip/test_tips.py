@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.dense_feature import GATED, DenseFeature
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip import kinds, load_clip, save_clip
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip import find_kind, load_clip, save_clip
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.clip.tips import (
     TipsTextTower,
@@ -56,7 +56,7 @@ def case(tmp_path_factory):
     text = TIPS["text_cfg"] | {"vocab_size": 800, "width": 192, "heads": 3, "layers": 3}
     config = {"embed_dim": 192, "vision_cfg": vision, "text_cfg": text | {"hidden": 768}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(kinds._configs(), CASE, config)
+        patch.setitem(find_kind._configs(), CASE, config)
         return load_clip(CASE, path), described, dict(np.load(PARITY / f"{CASE}.npz"))
 
 

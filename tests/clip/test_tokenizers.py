@@ -21,7 +21,7 @@ import json
 import sys
 
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.kinds import model_configs
+from clipself_seg.clip.find_kind import model_configs
 
 clip = load_clip("ViT-Mini-8", "mini")
 load_clip("ViT-Mini-8", sys.argv[1])

@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.clip.kinds import KINDS as TOWERS
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import KINDS as TOWERS
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.weights import to_layout, to_native
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import KINDS, save_as

@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, zoo
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import why_unread
 from clipself_seg.config.weight_checks import WEIGHTS

@@ -113,7 +113,7 @@ def test_all_collisions_are_named_at_once():
     cfg = get_cfg()
     cfg.MODEL.PYRAMID = False
     cfg.MODEL.DIFFUSION = ""
-    with pytest.raises(InputError, match="MODEL.PYRAMID is False, .* MODEL.DIFFUSION is '', "):
+    with pytest.raises(InputError, match="MODEL.DIFFUSION is '', .* MODEL.PYRAMID is False, "):
         add_clipself_seg_config(cfg)
 
 

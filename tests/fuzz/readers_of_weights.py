@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import read_state, write_state
-from clipself_seg.clip import CLIP, TextBank, kinds, load_clip
+from clipself_seg.clip import CLIP, TextBank, find_kind, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
@@ -58,13 +58,13 @@ RESNET = {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
 TINY, TINY_WITH_WORDS = "ViT-Fuzz", "ViT-Fuzz-Words"
 TINY_WITH_SENTENCES = "ViT-Fuzz-Sentences"
 TINY_RESNET, TINY_TIPS = "RN-Fuzz", "TIPSv2-Fuzz"
-kinds._configs()[TINY] = ARCHITECTURE
-kinds._configs()[TINY_WITH_WORDS] = ARCHITECTURE | ALL_WORDS
-kinds._configs()[TINY_WITH_SENTENCES] = ARCHITECTURE | {
+find_kind._configs()[TINY] = ARCHITECTURE
+find_kind._configs()[TINY_WITH_WORDS] = ARCHITECTURE | ALL_WORDS
+find_kind._configs()[TINY_WITH_SENTENCES] = ARCHITECTURE | {
     "text_cfg": {**ALL_WORDS["text_cfg"], "context_length": 32}
 }
-kinds._configs()[TINY_RESNET] = ARCHITECTURE | RESNET
-kinds._configs()[TINY_TIPS] = TIPS
+find_kind._configs()[TINY_RESNET] = ARCHITECTURE | RESNET
+find_kind._configs()[TINY_TIPS] = TIPS
 
 
 def odd_tensors(tensors: Mapping[str, Any], rng: random.Random, only_tensors: bool = False) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 import clipself_seg
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip import eva, kinds, load_clip, save_clip
+from clipself_seg.clip import eva, find_kind, load_clip, save_clip
 from clipself_seg.clip.weights import to_layout
 from clipself_seg.config.load import load_config
 from clipself_seg.errors import InputError
@@ -27,7 +27,7 @@ def small(tmp_path, monkeypatch):
     for name in {zoo()[distilled].model for distilled in NAMES}:
         vision = {"image_size": 32, "timm_model_name": f"small_{name}"} if "EVA" in name else VISION
         config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT}
-        monkeypatch.setitem(kinds._configs(), name, config)
+        monkeypatch.setitem(find_kind._configs(), name, config)
         monkeypatch.setitem(eva.SHAPES, f"small_{name}", (64, 2, 2, 16 if "B-16" in name else 14))
     return tmp_path
 

@@ -12,9 +12,11 @@ import torch
 from detectron2.utils import comm
 
 from clipself_seg.checkpoints.training_state import trained_tensors
+from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.config import load_config
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluation_base import Evaluation
+from clipself_seg.evaluation.evaluation_base import Evaluation, innermost
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.build import build_model
@@ -126,6 +128,30 @@ def test_numbers_of_finished_data_sets_are_kept_when_a_later_one_fails(tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written["results"]) == ["first", "second"]
     assert "not evaluated" not in written["provenance"]
+
+
+def test_published_numbers_stand_beside_those_of_the_evaluation(monkeypatch, caplog):
+    numbers = {"first": {"mIoU": 51.5, "PQ": 3}, "second": {"box": {"AP": 4}}, "third": {"AP": 5}}
+    said = {"published": "mIoU 51.5", "source": "their page", "numbers": numbers}
+    monkeypatch.setitem(zoo(), "theirs", Entry(name="theirs", file="", **said))
+    cfg = load_config("", ["MODEL.WEIGHTS", "theirs"])
+    with caplog.at_level(logging.INFO):
+        run._say_published(cfg, {"first": {"mIoU": 50.04}, "second": {"box": {"AP": 3.96}}})
+        run._say_published(load_config("", ["MODEL.WEIGHTS", "mine.pth"]), {})
+    assert caplog.messages == [
+        "published of theirs: mIoU 51.5 (their page)",
+        "first, mIoU: 50.0 here, 51.5 published",
+        "second/box, AP: 4.0 here, 4 published",
+    ]
+
+
+def test_numbers_of_the_zoo_are_those_of_its_texts():
+    entries = [entry for entry in zoo().values() if entry.numbers]
+    assert len(entries) == 24
+    for entry in entries:
+        for place, numbers in innermost(entry.numbers):
+            assert place.partition("/")[0] in DATASETS
+            assert all(str(number) in entry.published for number in numbers.values())
 
 
 def test_attention_without_training_is_not_trained_with(tmp_path):

@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip import CLIP
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.clip.text import TextTower, texts_at_once
-from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg

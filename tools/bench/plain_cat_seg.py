@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.plain_aggregator import aggregate
 from clipself_seg.clip.openai import VisionTransformer
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.clip.text import TextTower
-from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.models import CATSeg
 

@@ -127,16 +127,16 @@ class TapResizers(nn.Module):
 class FeaturePyramid(nn.Module):
     """FPN with batch norms and without activations; P6 is every second cell of P5."""
 
-    top_down = True
-
-    def __init__(self, width: int, channels: int = CHANNELS) -> None:
+    def __init__(self, width: int, channels: int = CHANNELS, top_down: bool = True) -> None:
         """
         Args:
             width: D, channels of the maps.
             channels: channels of the levels.
+            top_down: False for ViTDet's, where each map goes its own way and nothing is added from above (Table A3).
         """
         super().__init__()
         self.channels = channels
+        self.top_down = top_down
         self.lateral_convs = nn.ModuleList(
             ConvNorm(width, channels, 1, relu=False) for _ in range(4)
         )
@@ -184,13 +184,3 @@ def _resize_and_norm(resizer: nn.Sequential, maps: Tensor) -> Tensor:
     weight, bias = fold_norm(norm, first.weight.transpose(0, 1), first.bias)
     maps = double(maps, weight.transpose(0, 1), bias)
     return activation(norm(maps) if norm.training else maps)
-
-
-class SimpleFeaturePyramid(FeaturePyramid):
-    """ViTDet's pyramid: each map goes its own way, nothing is added from above (Table A3, first row)."""
-
-    top_down = False
-
-
-# MODEL.FVIT.PYRAMID -> its class.
-PYRAMIDS = {"fpn": FeaturePyramid, "simple": SimpleFeaturePyramid}

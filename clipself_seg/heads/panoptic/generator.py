@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.tower_kind import LARGEST_SCALE
 from clipself_seg.heads.panoptic.mask_losses import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits
@@ -407,7 +407,7 @@ class Generator(nn.Module, abc.ABC):
     Attributes:
         kind: value of MODEL.MASK_GENERATOR.KIND.
         variant: value of MODEL.MASK_GENERATOR.VARIANT.
-        templates: prompts around its class names, a name in `text_bank.TEMPLATES`; "" for those of the CLIP branch.
+        templates: prompts around its class names, a name in `templates.TEMPLATES`; "" for those of the CLIP branch.
         in_clip_space: True if masks are compared with CLIP's texts as they are, of unit length, and void is a vector,
             `void_embedding`; else with a projection of texts, which depends on their length.
         needs_captions: True if training needs the noun phrases of captions.

@@ -26,13 +26,11 @@ from clipself_seg.heads.distillation_losses import of_all_processes
 Match = tuple[Tensor, Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class TermWeights:
-    """Weights of classification, mask cross-entropy and dice, in the matching and in the loss."""
-
-    classes: float = 2.0
-    mask: float = 5.0
-    dice: float = 5.0
+# ODISE's, which are Mask2Former's: weights of the three terms, in the matching and in the loss.
+CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
+VOID_WEIGHT = 0.1  # of a query without a target in the classification loss
+OVERSAMPLE = 3.0  # random candidates for each point
+IMPORTANT = 0.75  # fraction of the points that are the candidates with the least certain prediction
 
 
 def sample_points(maps_Nhw: Tensor, points_NP2: Tensor) -> Tensor:
@@ -51,33 +49,6 @@ def sample_points(maps_Nhw: Tensor, points_NP2: Tensor) -> Tensor:
     return F.grid_sample(maps, points[:, None], mode="bilinear", align_corners=False).reshape(shape)
 
 
-def pair_costs(
-    class_logits_QK: Tensor,
-    mask_logits_QP: Tensor,
-    labels_T: Tensor,
-    targets_TP: Tensor,
-    weights: TermWeights,
-) -> Tensor:
-    """Matching cost (Q, T) of every query with every target.
-
-    Args:
-        class_logits_QK: class logits of the queries, void included.
-        mask_logits_QP: mask logits of the queries at points that are the same for all pairs.
-        labels_T: class indices of the targets.
-        targets_TP: target masks at the same points, in [0, 1].
-        weights: weights of the three terms of the cost.
-    """
-    classes_QT = -class_logits_QK.float().softmax(dim=-1)[:, labels_T]
-    logits = mask_logits_QP.float()
-    targets = targets_TP.float()
-    # softplus(x) - x t is the cross-entropy of sigmoid(x) with t.
-    entropy_QT = (F.softplus(logits).sum(dim=1)[:, None] - logits @ targets.T) / logits.shape[1]
-    inside = logits.sigmoid()
-    sums_QT = inside.sum(dim=1)[:, None] + targets.sum(dim=1)
-    dice_QT = 1 - (2 * inside @ targets.T + 1) / (sums_QT + 1)
-    return weights.classes * classes_QT + weights.mask * entropy_QT + weights.dice * dice_QT
-
-
 @torch.no_grad()
 def matching_costs(
     class_logits_QK: Tensor,
@@ -85,7 +56,6 @@ def matching_costs(
     labels_T: Tensor,
     masks_THW: Tensor,
     points_1P2: Tensor,
-    weights: TermWeights,
 ) -> Tensor:
     """Costs (Q, T) of every query with every target of an image, finite.
 
@@ -95,11 +65,17 @@ def matching_costs(
         labels_T: class indices of the targets.
         masks_THW: boolean masks of the targets, of any size, over the canvas of the queries' masks.
         points_1P2: points (x, y) in [0, 1] at which masks are compared, the same for all pairs.
-        weights: weights of the three terms of the cost.
     """
     with full_precision(mask_logits_Qhw.device):
-        logits_QP, targets_TP = (sample_points(m, points_1P2) for m in (mask_logits_Qhw, masks_THW))
-        costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)
+        logits, targets = (sample_points(m, points_1P2) for m in (mask_logits_Qhw, masks_THW))
+        classes_QT = -class_logits_QK.float().softmax(dim=-1)[:, labels_T]
+        # softplus(x) - x t is the cross-entropy of sigmoid(x) with t.
+        entropy_QT = F.softplus(logits).sum(dim=1)[:, None] - logits @ targets.T
+        entropy_QT = entropy_QT / logits.shape[1]
+        inside = logits.sigmoid()
+        sums_QT = inside.sum(dim=1)[:, None] + targets.sum(dim=1)
+        dice_QT = 1 - (2 * inside @ targets.T + 1) / (sums_QT + 1)
+        costs = CLASS_WEIGHT * classes_QT + MASK_WEIGHT * entropy_QT + DICE_WEIGHT * dice_QT
     # With such costs the loss is not finite for any match: the trainer reports it with the images.
     return costs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -134,26 +110,6 @@ class MaskTargets:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """Weights of the loss terms and numbers of points; the defaults are ODISE's.
-
-    Attributes:
-        weights: weights of the loss terms, which the matching uses too.
-        void_weight: weight of a query without a target in the classification loss.
-        points: P, number of points at which a mask is compared with its target.
-        oversample: number of random candidates for each point.
-        important: fraction of the points that are the candidates with the least certain prediction;
-            the others are random.
-    """
-
-    weights: TermWeights = TermWeights()
-    void_weight: float = 0.1
-    points: int = 12544
-    oversample: float = 3.0
-    important: float = 0.75
-
-
-@dataclasses.dataclass(frozen=True)
 class RandomPoints:
     """Points of one layer, (x, y) in [0, 1].
 
@@ -171,15 +127,15 @@ class RandomPoints:
 class MaskCriterion:
     """Matches queries with targets and computes classification, mask and dice loss of every layer."""
 
-    def __init__(self, *, class_agnostic: bool, settings: LossSettings) -> None:
+    def __init__(self, *, class_agnostic: bool, points: int) -> None:
         """
         Args:
             class_agnostic: True if the classification is between object and void only (the caption
                 model).
-            settings: weights and numbers of points.
+            points: P, number of points at which a mask is compared with its target.
         """
         self.class_agnostic = class_agnostic
-        self.settings = settings
+        self.points = points
 
     def losses(
         self, predictions: Sequence[tuple[Tensor, Tensor]], targets: Sequence[MaskTargets]
@@ -198,7 +154,7 @@ class MaskCriterion:
         *earlier, last = predictions
         named = {"": last} | {f"_{index}": layer for index, layer in enumerate(earlier)}
         # All layers are matched before any loss: a GPU is waited for once.
-        points = [draw_points(masks, targets, self.settings) for _, masks in named.values()]
+        points = [draw_points(masks, targets, self.points) for _, masks in named.values()]
         matches = self._match(list(named.values()), targets, points)
         for suffix, layer, own_matches, own_points in zip(named, named.values(), matches, points):
             terms = self._layer(layer, targets, own_matches, own_points, count)
@@ -213,7 +169,7 @@ class MaskCriterion:
     ) -> list[list[Match]]:
         """Matches of each layer and image."""
         costs = [
-            matching_costs(c, m, t.labels, t.masks, where, self.settings.weights)
+            matching_costs(c, m, t.labels, t.masks, where)
             for (classes, masks), own in zip(layers, points)
             for c, m, t, where in zip(classes, masks, targets, own.matching, strict=True)
         ]
@@ -230,15 +186,14 @@ class MaskCriterion:
     ) -> dict[str, Tensor]:
         """Weighted "class", "mask" and "dice" loss of one layer; `count` divides the mask losses."""
         classes, masks = prediction
-        weights = self.settings.weights
         with full_precision(masks.device):
-            label = _classification(classes.float(), targets, matches, self.settings.void_weight)
+            label = _classification(classes.float(), targets, matches)
             logits_nP, targets_nP = _at_points(masks.float(), targets, matches, points)
             entropy, dice = mask_losses(logits_nP, targets_nP)
             return {
-                "class": weights.classes * label,
-                "mask": weights.mask * entropy.sum() / count,
-                "dice": weights.dice * dice.sum() / count,
+                "class": CLASS_WEIGHT * label,
+                "mask": MASK_WEIGHT * entropy.sum() / count,
+                "dice": DICE_WEIGHT * dice.sum() / count,
             }
 
 
@@ -264,9 +219,7 @@ def mask_losses(logits_nP: Tensor, targets_nP: Tensor) -> tuple[Tensor, Tensor]:
     return entropy.mean(dim=1), 1 - overlap_n / (inside.sum(dim=1) + targets_nP.sum(dim=1) + 1)
 
 
-def draw_points(
-    masks_BQhw: Tensor, targets: Sequence[MaskTargets], settings: LossSettings
-) -> RandomPoints:
+def draw_points(masks_BQhw: Tensor, targets: Sequence[MaskTargets], points: int) -> RandomPoints:
     """Random points of a layer, from torch's generator of the device.
 
     How many masks will be matched is known before they are: as many as there are targets, or queries.
@@ -274,17 +227,15 @@ def draw_points(
     Args:
         masks_BQhw: mask logits of the layer; their number and device count.
         targets: segments of each image.
-        settings: numbers of points.
+        points: P, of each mask.
     """
     device, queries = masks_BQhw.device, masks_BQhw.shape[1]
     matched = sum(min(queries, len(target.labels)) for target in targets)
-    hard = int(settings.important * settings.points)
+    hard = int(IMPORTANT * points)
     return RandomPoints(
-        matching=[torch.rand(1, settings.points, 2, device=device) for _ in targets],
-        candidates=torch.rand(
-            matched, int(settings.oversample * settings.points), 2, device=device
-        ),
-        others=torch.rand(matched, settings.points - hard, 2, device=device),
+        matching=[torch.rand(1, points, 2, device=device) for _ in targets],
+        candidates=torch.rand(matched, int(OVERSAMPLE * points), 2, device=device),
+        others=torch.rand(matched, points - hard, 2, device=device),
     )
 
 
@@ -300,7 +251,7 @@ def uncertain_points(logits_nhw: Tensor, points: RandomPoints) -> Tensor:
 
 
 def _classification(
-    logits_BQK: Tensor, targets: Sequence[MaskTargets], matches: Sequence[Match], void_weight: float
+    logits_BQK: Tensor, targets: Sequence[MaskTargets], matches: Sequence[Match]
 ) -> Tensor:
     """Mean cross-entropy with a lower weight for void, the target of unmatched queries."""
     void = logits_BQK.shape[2] - 1
@@ -308,7 +259,7 @@ def _classification(
     for wanted_Q, target, (queries, indices) in zip(wanted_BQ, targets, matches):
         wanted_Q[queries] = target.labels[indices]
     weights = logits_BQK.new_ones(void + 1)
-    weights[void] = void_weight
+    weights[void] = VOID_WEIGHT
     return F.cross_entropy(logits_BQK.flatten(0, 1), wanted_BQ.flatten(), weights)
 
 

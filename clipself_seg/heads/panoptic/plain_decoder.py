@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.layers import attention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import constant
 from clipself_seg.clip.tower import Grid, as_map
+from clipself_seg.clip.tower_kind import LARGEST_SCALE
 from clipself_seg.errors import InputError
 from clipself_seg.heads.maps import BatchNorm, double
 from clipself_seg.heads.panoptic.generator import (

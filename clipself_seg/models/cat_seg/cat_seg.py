@@ -28,7 +28,8 @@ from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.runtime import QUEUES, chunk_size, constant, on_device
-from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
+from clipself_seg.clip.templates import templates_text
+from clipself_seg.clip.text_bank import ClassTexts, check_lengths
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, Words
@@ -105,7 +106,7 @@ class CATSeg(ModelBase):
                 there is a `backbone`.
             backbone: guides in CLIP's place, with features res4, res3 and res2 (version 1).
             all_synonyms: whether all names of a class go into its prompts, or the first alone.
-            templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
+            templates: prompts around a class name, a name in `templates.TEMPLATES`.
             training: settings of training, those by default if None; other parameters of CLIP get no gradients.
             evaluation: settings of evaluation, those by default if None.
         """

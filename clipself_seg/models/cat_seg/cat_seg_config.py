@@ -17,8 +17,8 @@ from clipself_seg.checkpoints.read import nearly_equal
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import CLIPBackbone, build_clip
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.clip.text import require_text_tower
-from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.config.declare import backbone_reads
 from clipself_seg.config.load import evaluation_precision, precision_from_config

@@ -24,7 +24,8 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.runtime import QUEUES, constant, on_device
-from clipself_seg.clip.text_bank import check_lengths, templates_text
+from clipself_seg.clip.templates import templates_text
+from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words

@@ -9,14 +9,14 @@ from detectron2.config import CfgNode
 
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
+from clipself_seg.clip.tower_kind import CLIP_MEAN, CLIP_STD
 from clipself_seg.config.declare import KEYS
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
-from clipself_seg.heads.fvit.pyramid import PYRAMIDS, RELATIVE_STRIDES, TapResizers
+from clipself_seg.heads.fvit.pyramid import RELATIVE_STRIDES, FeaturePyramid, TapResizers
 from clipself_seg.heads.fvit.roi_heads import TEMPERATURE, DetectionSettings, LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
@@ -82,7 +82,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     return {
         "clip": clip,
         "backbone": TapResizers(width),
-        "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
+        "neck": FeaturePyramid(width, keys.CHANNELS, top_down=keys.PYRAMID == "fpn"),
         "rpn_head": RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED),
         "roi_head": _roi_heads(cfg, strides, clip.embed_dim),
         "inputs": InputSettings(tuple(keys.BLOCKS), side, *_pixels(cfg, clip)),
@@ -107,7 +107,7 @@ def _pixels(cfg: CfgNode, clip: VisionLanguageBackbone) -> tuple[Pixel, Pixel]:
     """
     own = _in_bytes(clip.mean), _in_bytes(clip.std)
     names, of_clip = ("PIXEL_MEAN", "PIXEL_STD"), (_in_bytes(CLIP_MEAN), _in_bytes(CLIP_STD))
-    values = tuple(cfg.MODEL.FVIT[names[0]]), tuple(cfg.MODEL.FVIT[names[1]])
+    values = tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
     if clip.mean == CLIP_MEAN:
         return values
     for name, value, clips, towers in zip(names, values, of_clip, own):

@@ -146,18 +146,9 @@ class OtherMasks(nn.Module):
         Of more than are read from a file (`data.given_masks`) the best stay, and a warning says so.
 
         Raises:
-            InputError: the image is too narrow, or the settings of images are none.
+            InputError: as `pixels`.
         """
-        size = (image.shape[1], image.shape[2])
-        options = {"input_data_format": "channels_first", "return_tensors": "pt"}
-        try:
-            inputs = self.processor([image], **options, **self.kind.options)
-        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-            raise InputError(
-                f"{self.kind.network} takes no image of {size[0]} x {size[1]} pixels ({in_short(error)}): cut it, or "
-                "see its settings"
-            ) from None
-        pixels = inputs["pixel_values"].to(next(self.network.parameters()).device)
+        size, pixels = (image.shape[1], image.shape[2]), self.pixels(image)
         logits_nhw, scores_n = self.kind.ask(self.network, pixels)
         most = min(MOST_MASKS, MOST_BYTES // (size[0] * size[1]))
         if len(logits_nhw) > most:
@@ -171,6 +162,24 @@ class OtherMasks(nn.Module):
                 masks[len(scores)] = drawn.cpu().numpy()
                 scores.append(score)
         return GivenMasks(masks[: len(scores)], np.array(scores, np.float32))
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """The pixels (1, 3, h, w) that the model sees of an image (3, H, W) uint8 RGB, on its device.
+
+        Raises:
+            InputError: the image is too narrow, or the settings of images are none.
+        """
+        options = {"input_data_format": "channels_first", "return_tensors": "pt"}
+        try:
+            inputs = self.processor([image], **options, **self.kind.options)
+        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+            height, width = image.shape[1:]
+            raise InputError(
+                f"{self.kind.network} takes no image of {height} x {width} pixels ({in_short(error)}): cut it, or see "
+                "its settings"
+            ) from None
+        pixels: Tensor = inputs["pixel_values"].to(next(self.network.parameters()).device)
+        return pixels
 
     def _covered(self, logits: Tensor, pixels: Tensor, size: tuple[int, int]) -> Any:
         """Rows and columns of the canvas that masks cover, and of the image at its top left."""

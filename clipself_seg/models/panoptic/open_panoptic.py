@@ -21,7 +21,8 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.runtime import on_device
-from clipself_seg.clip.text_bank import check_lengths, templates_text
+from clipself_seg.clip.templates import templates_text
+from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
@@ -41,7 +42,7 @@ from clipself_seg.models.model_protocols import (
 )
 from clipself_seg.models.panoptic import panoptic_checkpoint
 from clipself_seg.models.panoptic.mask_sources import MaskSource
-from clipself_seg.models.panoptic.panoptic_config import mask_source, panoptic_parts
+from clipself_seg.models.panoptic.panoptic_config import panoptic_parts
 from clipself_seg.models.panoptic.panoptic_outputs import (
     FusionSettings,
     GeneratorOutput,
@@ -117,7 +118,7 @@ class OpenPanoptic(ModelBase):
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuses a random mask generator, which is evaluated as slowly as a trained one."""
-        if mask_source(cfg).generates and not cfg.MODEL.WEIGHTS:
+        if cfg.MODEL.MASK_GENERATOR.SOURCE != "masks" and not cfg.MODEL.WEIGHTS:
             raise untrained(
                 "mask generator",
                 folder="panoptic/",

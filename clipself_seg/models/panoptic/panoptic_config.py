@@ -26,7 +26,7 @@ from clipself_seg.heads.panoptic.feature_sources import (
     FeatureSource,
 )
 from clipself_seg.heads.panoptic.generator import GENERATORS, Generator, GeneratorSizes
-from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
+from clipself_seg.heads.panoptic.mask_losses import MaskCriterion
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.model_protocols import Group
 from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
@@ -64,11 +64,6 @@ GROUPS: dict[str, Groups] = {
     "label": norms_and_biases_apart,
     "fcclip": fcclips_groups,
 }
-
-
-def mask_source(cfg: CfgNode) -> type[MaskSource]:
-    """The class of the source of masks, as far as the keys say it."""
-    return Given if cfg.MODEL.MASK_GENERATOR.SOURCE == "masks" else Generated
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
@@ -131,13 +126,14 @@ def build_masks(
     bank = branch_bank
     if generator.templates or branch.clip is not clip:
         bank = TextBank(clip, generator.templates or cfg.MODEL.CLIP_BRANCH.TEMPLATES)
-    losses = LossSettings(points=former.TRAIN_NUM_POINTS)
     return Generated(
         backbone=backbone,
         generator=generator,
         bank=bank,
         canvas=Canvas(former.SIZE_DIVISIBILITY, chosen.PADDING),
-        criterion=MaskCriterion(class_agnostic=generator.class_agnostic, settings=losses),
+        criterion=MaskCriterion(
+            class_agnostic=generator.class_agnostic, points=former.TRAIN_NUM_POINTS
+        ),
         groups=pmts_groups if plain else GROUPS[chosen.VARIANT],
         branch_map=backbone.branch_map if branch.reads_backbone else "",
         precision=precision_from_config(cfg),

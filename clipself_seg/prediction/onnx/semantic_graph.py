@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.text_bank import TEMPLATES
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities
 from clipself_seg.models import CATSeg, ZeroShotSegmenter

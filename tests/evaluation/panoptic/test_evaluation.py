@@ -99,6 +99,7 @@ def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):
 def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
     source = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.MASK_GENERATOR.OUTPUTS")
     source += (str(datasets / "one/segments"), "DATASETS.TEST", ("one",))
+    source += ("MODEL.FUSION.MODE", "clip")
     for key, options in (
         ("ROWS", ()),
         ("VOID_SWEEP", ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.VOID_SWEEP", (0.5,))),

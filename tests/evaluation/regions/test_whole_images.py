@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.pe_core import PE_CORE
 from clipself_seg.clip.siglip import SIGLIP
-from clipself_seg.clip.text_bank import class_prompts
+from clipself_seg.clip.templates import class_prompts
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.own import register_data
 from clipself_seg.data.datasets.records import whole_image_records

@@ -9,7 +9,6 @@ from bench.plain_detection import plain_conv
 from clipself_seg.heads.fvit.pyramid import (
     ConvNorm,
     FeaturePyramid,
-    SimpleFeaturePyramid,
     TapResizers,
 )
 from clipself_seg.heads.maps import BatchNorm, double
@@ -91,10 +90,10 @@ def plain_levels(neck, taps, resizers):
     return [*levels, F.max_pool2d(levels[-1], 1, 2)]
 
 
-@pytest.mark.parametrize("kind", [FeaturePyramid, SimpleFeaturePyramid])
+@pytest.mark.parametrize("top_down", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_levels_of_the_pyramid_and_gradients(kind, training):
-    resizers, neck = TapResizers(12).double(), kind(12, 8).double()
+def test_levels_of_the_pyramid_and_gradients(top_down, training):
+    resizers, neck = TapResizers(12).double(), FeaturePyramid(12, 8, top_down).double()
     taps = [torch.randn(2, 12, 6, 6).double() for _ in range(4)]
     for module in (resizers, neck):
         module.train(training)

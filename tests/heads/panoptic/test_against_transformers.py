@@ -8,7 +8,6 @@ multiplies; costs that are not numbers match last, where ours stop the training 
 of canvases of different sizes are padded, ours are padded by the mapper.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -18,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.config.keys import default_config
+from clipself_seg.heads.panoptic import mask_losses
 from clipself_seg.heads.panoptic.generator import CaptionGenerator, GeneratorSizes
 from clipself_seg.heads.panoptic.mask_losses import (
-    LossSettings,
     MaskCriterion,
     MaskTargets,
-    TermWeights,
 )
 from clipself_seg.heads.panoptic.pixel_decoder import DeformableAttention
 
@@ -70,8 +69,7 @@ QUERY_DECODER = [
 # Masks do not depend on these, and transformers has nothing like them.
 OURS_ALONE = ("class_embed.", "post_mask_embed.")
 CLASSES, QUERIES = 4, 6
-ODISE = LossSettings(points=60)
-OTHER = LossSettings(TermWeights(1.0, 3.0, 7.0), 0.3, points=50, oversample=2.5, important=0.7)
+POINTS = 60
 Layer = tuple[Tensor, Tensor]
 
 
@@ -238,17 +236,8 @@ def test_untrained_heads_look_where_theirs_do():
         torch.testing.assert_close(outputs, expected, atol=1e-6, rtol=0)
 
 
-def criterion_of_theirs(settings: LossSettings, classes: int):
-    config = theirs.Mask2FormerConfig(
-        num_labels=classes,
-        class_weight=settings.weights.classes,
-        mask_weight=settings.weights.mask,
-        dice_weight=settings.weights.dice,
-        no_object_weight=settings.void_weight,
-        train_num_points=settings.points,
-        oversample_ratio=settings.oversample,
-        importance_sample_ratio=settings.important,
-    )
+def criterion_of_theirs(classes: int):
+    config = theirs.Mask2FormerConfig(num_labels=classes, train_num_points=POINTS)
     return theirs.Mask2FormerLoss(config, weight_dict={})
 
 
@@ -267,11 +256,11 @@ def layers(count: int, batch: int, classes: int = CLASSES) -> list[Layer]:
 
 
 def losses_of_theirs(
-    predictions: list[Layer], wanted: list[MaskTargets], settings: LossSettings, classes: int
+    predictions: list[Layer], wanted: list[MaskTargets], classes: int
 ) -> dict[str, Tensor]:
     """With the weights and under the names of ours."""
     *earlier, (class_logits, mask_logits) = predictions
-    losses = criterion_of_theirs(settings, classes)(
+    losses = criterion_of_theirs(classes)(
         mask_logits,
         class_logits,
         # They sample masks as they are given, and booleans cannot be.
@@ -280,11 +269,10 @@ def losses_of_theirs(
         [one.labels % classes for one in wanted],
         [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in earlier],
     )
-    weights = settings.weights
     terms = {
-        "loss_cross_entropy": ("loss_class", weights.classes),
-        "loss_mask": ("loss_mask", weights.mask),
-        "loss_dice": ("loss_dice", weights.dice),
+        "loss_cross_entropy": ("loss_class", 2.0),
+        "loss_mask": ("loss_mask", 5.0),
+        "loss_dice": ("loss_dice", 5.0),
     }
     return {
         name.replace(term, ours): weight * value
@@ -295,28 +283,31 @@ def losses_of_theirs(
 
 
 def test_default_settings_are_those_of_transformers():
-    config, ours = theirs.Mask2FormerConfig(), LossSettings()
-    expected = TermWeights(config.class_weight, config.mask_weight, config.dice_weight)
-    assert dataclasses.astuple(ours.weights) == dataclasses.astuple(expected) == (2.0, 5.0, 5.0)
-    assert ours.void_weight == config.no_object_weight == 0.1
-    assert ours.points == config.train_num_points
-    assert ours.oversample == config.oversample_ratio
-    assert ours.important == config.importance_sample_ratio
+    config = theirs.Mask2FormerConfig()
+    weights = (config.class_weight, config.mask_weight, config.dice_weight)
+    assert (
+        (mask_losses.CLASS_WEIGHT, mask_losses.MASK_WEIGHT, mask_losses.DICE_WEIGHT)
+        == weights
+        == (2.0, 5.0, 5.0)
+    )
+    assert mask_losses.VOID_WEIGHT == config.no_object_weight == 0.1
+    assert default_config().MODEL.MASK_FORMER.TRAIN_NUM_POINTS == config.train_num_points
+    assert mask_losses.OVERSAMPLE == config.oversample_ratio
+    assert mask_losses.IMPORTANT == config.importance_sample_ratio
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-@pytest.mark.parametrize("settings", [ODISE, OTHER])
 # The second image, or all of them, without a target; more targets than queries.
 @pytest.mark.parametrize("counts", [(3, 0, 1), (2,), (0, 0), (QUERIES + 2, 4)])
-def test_losses_and_gradients_of_every_layer_are_the_same(counts, settings, class_agnostic):
+def test_losses_and_gradients_of_every_layer_are_the_same(counts, class_agnostic):
     classes = 1 if class_agnostic else CLASSES
     wanted, predictions = targets(*counts), layers(4, len(counts), classes)
     logits = [one.requires_grad_() for layer in predictions for one in layer]
-    criterion = MaskCriterion(class_agnostic=class_agnostic, settings=settings)
+    criterion = MaskCriterion(class_agnostic=class_agnostic, points=POINTS)
     torch.manual_seed(4)
     losses = criterion.losses(predictions, wanted)
     torch.manual_seed(4)
-    expected = losses_of_theirs(predictions, wanted, settings, classes)
+    expected = losses_of_theirs(predictions, wanted, classes)
     assert len(losses) == 12
     torch.testing.assert_close(losses, expected)
     gradients = [torch.autograd.grad(sum(each.values()), logits) for each in (losses, expected)]

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 
 from clipself_seg.heads.panoptic import mask_losses as losses_file
 from clipself_seg.heads.panoptic.mask_losses import (
-    LossSettings,
     MaskCriterion,
     MaskTargets,
-    TermWeights,
     caption_lengths,
     count_masks,
     grounding_loss,
@@ -25,7 +23,7 @@ from tests.parity.named_weights import named_input
 from tests.parity.uniform_numbers import draw
 from tests.two_processes import in_two_processes
 
-FEW = LossSettings(points=64)
+FEW = 64
 SCALE = torch.tensor(14.0)
 
 
@@ -40,9 +38,8 @@ def test_problems_of_several_shapes_are_each_solved_as_if_alone():
 def test_predictions_that_are_not_finite_are_matched_all_the_same():
     logits = torch.full((3, 4, 4), torch.nan)
     masks = torch.ones(2, 4, 4, dtype=torch.bool)
-    weights = TermWeights()
     where = torch.rand(1, 8, 2)
-    costs = matching_costs(torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, where, weights)
+    costs = matching_costs(torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, where)
     ((queries, matched),) = match_queries([costs])
     assert len(queries) == len(matched) == 2
 
@@ -55,7 +52,7 @@ def targets(*labels: int, size: int = 16) -> MaskTargets:
 
 
 def test_without_targets_only_void_is_learned_and_nothing_lacks_a_gradient():
-    criterion = MaskCriterion(class_agnostic=False, settings=FEW)
+    criterion = MaskCriterion(class_agnostic=False, points=FEW)
     classes, masks = (torch.randn(2, 4, *s).requires_grad_() for s in ((6,), (8, 8)))
     losses = criterion.losses([(classes, masks)], [targets(), targets()])
     assert losses["loss_mask"] == 0 and losses["loss_dice"] == 0 and losses["loss_class"] > 0
@@ -168,12 +165,11 @@ def test_losses_of_plain_mask_transformers_are_official(monkeypatch):
     expected = np.load(PARITY / "pmt_loss.npz")
     targets = pmt_targets()
     predictions = pmt_predictions(targets)
-    settings = LossSettings(points=PMT["points"])
     matched: list = []
     monkeypatch.setattr(losses_file, "match_queries", collecting(matched))
     # The last prediction's five draws come first here.
     drawn = draw(monkeypatch, PMT["tag"], [*range(10, 15), *range(10)])
-    losses = MaskCriterion(class_agnostic=False, settings=settings).losses(predictions, targets)
+    losses = MaskCriterion(class_agnostic=False, points=PMT["points"]).losses(predictions, targets)
     assert [list(drawn[number]) for number in range(15)] == PMT["draw_shapes"]
     total = sum(losses.values())
     assert total.item() == pytest.approx(expected["total_f64"].item(), rel=1e-5)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.flops import count_flops
-from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.runtime import without_values
+from clipself_seg.clip.tower_kind import CLIP_MEAN, CLIP_STD
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.plain_decoder import (
     FIRST_BLOCK,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bench import plain_cat_seg as plain
-from clipself_seg.clip import load_clip, text_bank
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg
@@ -52,7 +53,7 @@ def double(monkeypatch):
     torch.set_default_dtype(torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     three = ("a photo of a {}.", "{} in the scene, from afar", "a {}")
-    monkeypatch.setitem(text_bank.TEMPLATES, "three", three)
+    monkeypatch.setitem(TEMPLATES, "three", three)
 
 
 def scramble(module):

@@ -293,10 +293,13 @@ def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
         (("MODEL.PYRAMID.BLOCKS", (9,)), 'no feature "block9"'),
         (("MODEL.CLIP.NAME", "RN50"), "SOURCE pyramid needs a ViT"),
         (("MODEL.MASK_FORMER.HIDDEN_DIM", 48), "HIDDEN_DIM must be a multiple of 32"),
-        (("MODEL.DIFFUSION.CROP", 100), "CROP must be a multiple of 64"),
+        (
+            ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.CROP", 100),
+            "CROP must be a multiple of 64",
+        ),
         (("INPUT.MAX_SCALE", 0.05), "MIN_SCALE must be at most MAX_SCALE"),
-        (GIVEN[:2], "MODEL.FUSION.MODE must be clip for masks"),
-        ((*GIVEN, "MODEL.FUSION.VOID_DISCOUNT", 0.5), "VOID_DISCOUNT must be 0 for masks"),
+        (GIVEN[:2], "MODEL.FUSION.MODE must be .clip. for masks"),
+        ((*GIVEN, "MODEL.FUSION.VOID_DISCOUNT", 0.5), "VOID_DISCOUNT must be 0.0 for masks"),
     ],
 )
 def test_bad_keys_are_refused_by_name(opts, words):

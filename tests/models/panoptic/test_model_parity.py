@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipself_seg.clip import kinds as clip_build
+from clipself_seg.clip import find_kind as clip_build
 from clipself_seg.clip.convnext import CONVNEXT_SHAPES, ConvNeXtTower
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.config import load_config

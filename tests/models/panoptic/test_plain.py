@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.backbone import CLIPBackbone
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError

@@ -22,7 +22,7 @@ from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.runtime import QUEUES
-from clipself_seg.clip.text_bank import NOUN_TEMPLATES
+from clipself_seg.clip.templates import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.annotations import Record, proposal_records, read_coco_json, require_files
 from clipself_seg.data.datasets.records import find_annotated

@@ -18,7 +18,7 @@ from typing import Any
 
 from clipself_seg.checkpoints.locate import weights_folder
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of, shipped_files, zoo
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.weight_checks import WEIGHTS, refuse_addresses
 from clipself_seg.data.datasets.records import sem_seg_records

@@ -5,7 +5,7 @@ import torch
 
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import list_architectures, load_clip, save_clip
-from clipself_seg.clip.kinds import KINDS, find_architecture, reason_of_no_tower, signature_of
+from clipself_seg.clip.find_kind import KINDS, find_architecture, reason_of_no_tower, signature_of
 from clipself_seg.errors import InputError
 
 

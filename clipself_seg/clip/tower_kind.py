@@ -1,4 +1,4 @@
-"""`TowerKind`, the description of an architecture of CLIP: one in each tower's file, listed in `kinds.py`.
+"""`TowerKind`, the description of an architecture of CLIP: one in each tower's file, registered in `find_kind.py`.
 
 A kind says how a configuration of it is recognised and built, which tensors identify it in a file, under which names
 files hold it, and how its images and texts are made. Nothing else in the project asks for a kind by its name. Behind
@@ -165,7 +165,7 @@ class TowerKind:
         supports: function of a model's config; True if it is of this kind, and all of its keys are implemented.
         build_image: its image tower with random weights; the second argument is whether MLPs have QuickGELU.
         key_tensors: tensors by which a file is recognised, under native names, with their numbers of dimensions;
-            no file of a kind behind it in `kinds.KINDS` has all of them.
+            no file of a kind behind it in `find_kind.KINDS` has all of them.
         read_sizes: width, blocks, patch size and E of `Signature` by tensors under native names, in which `key_tensors`
             are.
         build_text: its text tower with random weights.
@@ -176,7 +176,7 @@ class TowerKind:
         squash: True if its authors squash whole images into a square, in place of cutting out the middle.
         filter: interpolation by which they resize images, "bicubic" or "bilinear".
         tokenizer: builds the tokenizer, which gives token ids of texts.
-        templates: name in `text_bank.TEMPLATES` of the sentences that its authors compare images with, as a user who
+        templates: name in `templates.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
         scale: factor of cosines before training.
         largest_scale: upper bound of the factor in training, for those who compare masks with words as ODISE and

@@ -14,12 +14,12 @@ from pathlib import Path
 from clipself_seg.checkpoints.locate import HUB, SUFFIXES
 from clipself_seg.clip.convnext import CONVNEXT
 from clipself_seg.clip.eva import EVA
-from clipself_seg.clip.kind import Architecture, Config, Signature, Tensors, TowerKind
 from clipself_seg.clip.openai import OPENAI_VIT, RESNET
 from clipself_seg.clip.pe_core import PE_CORE, PE_CORE_G
 from clipself_seg.clip.siglip import SIGLIP
 from clipself_seg.clip.tips import TIPS
 from clipself_seg.clip.tokenizers import open_clip_folder
+from clipself_seg.clip.tower_kind import Architecture, Config, Signature, Tensors, TowerKind
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT
 

@@ -1,0 +1,258 @@
+"""Published outputs computed anew: right models agree and wrong ones do not, by transformers' own code."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from clipself_seg.checkpoints.download import file_sha256
+from clipself_seg.checkpoints.mask_models import MASK_MODELS
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.clip import CLIP, kinds, load_clip
+from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.commands import verify
+from clipself_seg.commands.verify import Row, compare, outputs, read_table
+from clipself_seg.commands.weights import main
+from clipself_seg.models.panoptic.mask_models import load_mask_model
+from tests.clip.test_pooled import _transformers_model as siglip
+from tests.clip.test_published_files import mini_of_transformers
+from tests.clip.test_tips import transformers_model as tips
+from tests.mask_models import save_mask_model
+from tests.small_towers import TIPS, small_towers
+from tests.weight_server import serving
+
+transformers = pytest.importorskip("transformers")
+TEXTS = ["a photo of a cat", "the dog"]
+
+
+def row_of(quantity: str, expected: list, **more) -> Row:
+    """A row whose tolerance is 1e-3, of numbers above 1 as a fraction of the largest."""
+    tolerance = 1e-3 * max(1, np.abs(expected).max())
+    given = {"models": ["small"], "source": "transformers", "tolerance": tolerance}
+    return Row(quantity=quantity, expected=expected, **given | more)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """An image that is no square, of smooth colours: resized sharp ones depend on the library."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((70, 56), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
+    return tmp_path / "p.png"
+
+
+def square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
+
+
+OF_CLIP = {"size": {"shortest_edge": 64}, "crop_size": square(64)}
+# Name of our model -> transformers' model, what it is built with, and its preprocessing.
+MODELS = {
+    "ViT-Mini-8": (mini_of_transformers, "quick_gelu", "CLIPImageProcessorPil", OF_CLIP),
+    "small-SigLIP": (siglip, "Siglip", "SiglipImageProcessorPil", {"size": square(32)}),
+    "small-TIPS": (tips, False, "Tipsv2ImageProcessor", {"size": square(56)}),
+}
+
+
+@pytest.fixture(params=MODELS)
+def case(request, tmp_path, image, monkeypatch):
+    """A model of ours, an image, and rows of what transformers' model of the same weights gives."""
+    with small_towers(tmp_path), torch.no_grad():
+        vision = TIPS["vision_cfg"] | {"layers": 3, "hidden": 128}
+        text = TIPS["text_cfg"] | {"context_length": 16, "vocab_size": 50, "hidden": 128}
+        sizes = TIPS | {"vision_cfg": vision, "text_cfg": text}
+        monkeypatch.setitem(kinds._configs(), "small-TIPS", sizes)
+        build, of, name, sizes = MODELS[request.param]
+        model, processor = build(of), getattr(transformers, name)(**sizes)
+        model.save_pretrained(tmp_path / "model")
+        clip = load_clip(request.param, tmp_path / "model" / "model.safetensors")
+        if request.param == "small-TIPS":
+            # Theirs resizes tensors, ours as Pillow does, which may differ by 1 of 255.
+            Image.open(image).resize((56, 56)).save(image)
+        tokens = clip.tokenize(TEXTS)
+        given = {"input_ids": tokens, **processor(Image.open(image), return_tensors="pt")}
+        if request.param == "small-TIPS":
+            given["attention_mask"] = (tokens != 0).long()
+        said = model(**given)
+        quantities = {
+            "logits": said.logits_per_image[0],
+            "probabilities": said.logits_per_image[0].softmax(0),
+            "image embedding": said.image_embeds[0],
+            "image features": said.vision_model_output.pooler_output[0],
+            "text embeddings": said.text_embeds,
+            "text features": said.text_model_output.pooler_output,
+        }
+        if request.param == "small-TIPS":
+            quantities["patch tokens"] = said.vision_model_output.last_hidden_state[0, 2:]
+        rows = [row_of(name, each.tolist(), texts=TEXTS) for name, each in quantities.items()]
+        if request.param == "ViT-Mini-8":  # other positions, and what is no whole patch
+            size = {"size": square(92), "crop_size": square(92)}
+            pixels = processor(Image.open(image), return_tensors="pt", **size)
+            said = model.vision_model(**pixels, interpolate_pos_encoding=True)
+            pixels = {"image_size": 92, "squash": True}
+            rows.append(row_of("tokens", said.last_hidden_state[0].tolist(), pixels=pixels))
+        yield clip, image, rows
+
+
+def differing(case) -> set[str]:
+    """Quantities of which a number is not the published one."""
+    model, image, rows = case
+    return {row.quantity for row in rows if not compare(row, outputs(row, model, image))[2].all()}
+
+
+def test_right_weights_agree_and_wrong_pixels_texts_and_scales_differ(case, monkeypatch):
+    clip, own = case[0], case[0].tokenizer
+    assert differing(case) == set()
+    with monkeypatch.context() as patch:
+        patch.setattr(clip, "mean", (0.5, 0.5, 0.1))
+        assert differing(case) >= {"logits", "image embedding", "image features"}
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIP, "preprocess", CLIP.normalise)  # of whole numbers to 255
+        assert differing(case) >= {"logits", "image embedding", "image features"}
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIP, "encode_text", CLIP.embed_texts)  # of any length
+        assert differing(case) >= {"logits", "text embeddings"}
+    with monkeypatch.context() as patch:
+        other = lambda texts, length: own([text[::-1] for text in texts], length)  # noqa: E731
+        patch.setattr(CLIP, "tokenizer", property(lambda self: other))
+        assert differing(case) >= {"logits", "text embeddings", "text features"}
+    clip.logit_scale.data.add_(0.1)
+    assert differing(case) | {"probabilities"} == {"logits", "probabilities"}
+
+
+@pytest.mark.parametrize("case", ["ViT-Mini-8"], indirect=True)
+def test_exact_gelu_in_place_of_quick_gelu_differs(case):
+    for tower in (case[0].visual, case[0].text):
+        for block in tower.blocks:
+            block.mlp.gelu = torch.nn.GELU()
+    assert differing(case) | {"probabilities"} == {row.quantity for row in case[2]}
+
+
+LOGITS = ["class_queries_logits", "masks_queries_logits"]
+OF_MASKS = {
+    "eomt": [*LOGITS, "panoptic_segmentation", "instance_segmentation"],
+    "mask2former": LOGITS,
+    "sam2": ["iou_scores", "pred_masks"],
+}
+
+
+@pytest.mark.parametrize("kind", OF_MASKS)
+@torch.no_grad()
+def test_models_of_masks_agree_with_transformers_and_others_differ(kind, tmp_path, image):
+    folder = save_mask_model(kind, tmp_path / kind)
+    model = load_mask_model(folder)
+    theirs = getattr(transformers, model.kind.network).from_pretrained(folder).eval()
+    if kind == "eomt":  # segments are those of which it is sure
+        for network in (model.network, theirs):
+            network.class_predictor.weight.mul_(9)
+            network.mask_head.fc3.weight.mul_(99)
+    processor = getattr(transformers, model.kind.processor).from_pretrained(folder)
+    how, point = {"images": Image.open(image), "return_tensors": "pt"}, [30, 20]
+    if kind == "sam2":
+        of_points = transformers.Sam2Processor(processor, target_size=64)
+        given = of_points(**how, input_points=[[[point]]])
+        said = theirs(pixel_values=given["pixel_values"], input_points=given["input_points"])
+        order = said.iou_scores[0, 0].argsort(descending=True)
+    else:
+        said = theirs(processor(**how, **model.kind.options)["pixel_values"])
+        point = []
+    rows = []
+    for name in OF_MASKS[kind]:
+        if "segmentation" in name:
+            merged = getattr(processor, f"post_process_{name}")(said, target_sizes=[(56, 70)])[0]
+            expected = [[one["label_id"], one["score"]] for one in merged["segments_info"]]
+        else:
+            expected = (said[name][0, 0, order] if point else said[name][0])[:2].tolist()
+        assert expected
+        rows.append(row_of(name, expected, point=point))
+    assert differing((model, image, rows)) == set()
+    model.processor.image_mean = [0.1, 0.2, 0.9]
+    assert differing((model, image, rows))
+
+
+NAME = "facebook/mask2former-small"
+
+
+@pytest.fixture
+def table(tmp_path, image, monkeypatch):
+    """Function that writes a table with a row of a model on this machine, whose right number is `here`."""
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
+    folder = tmp_path / "weights" / "hub" / NAME.replace("/", "--") / "main"
+    model = load_mask_model(save_mask_model("mask2former", folder))
+    here = outputs(row_of("class_queries_logits", [[0]]), model, image)[0, 0].item()
+    monkeypatch.setattr(verify, "TABLE", tmp_path / "table.yaml")
+
+    def write(expected=here, **image: str) -> None:
+        row = {"models": [NAME], "quantity": "class_queries_logits", "expected": [[expected]]}
+        row |= {"tolerance": 1e-4, "source": "us", "image": "p"}
+        content = {"images": {"p": image}, "rows": [row]}
+        verify.TABLE.write_text(yaml.safe_dump(content))
+
+    return write
+
+
+def test_an_image_is_fetched_once_and_the_numbers_decide(table, tmp_path, image, capsys):
+    with serving(p_png=image.read_bytes()) as server:
+        table(address=f"{server.address}/p.png")
+        assert main(["verify", NAME]) == 0 and main(["verify", "--all"]) == 0
+        assert len(server.asked) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(
+        f"fetching an image, {server.address}/p.png, of which nobody has pub"
+    )
+    assert said.out.startswith(f"{NAME}: class_queries_logits of p.png; us\n")
+    assert said.out.endswith(" ok\n\nall agree\n")
+    table(expected=9.5, address=f"{server.address}/p.png")
+    assert main(["verify", f"hf-hub:{NAME}"]) == 1
+    assert re.search(r" 9\.50000 .* DIFFERS\n\nsome differ\n$", capsys.readouterr().out)
+    image.rename(tmp_path / "weights" / "images" / "p.png")
+    assert main(["verify", NAME]) == 1
+    Image.new("RGB", (9, 9)).save(tmp_path / "weights" / "images" / "p.png")
+    assert main(["verify", NAME]) == 2  # not the one that came at first
+
+
+def test_images_of_a_folder_are_not_fetched_and_have_to_be_the_published_ones(table, image, capsys):
+    address = "http://127.0.0.1:9/p.png"
+    words = ["verify", NAME, "--image-folder", str(image.parent)]
+    table(address=address, sha256=file_sha256(image))
+    assert main(words) == 0 and not capsys.readouterr().err
+    assert main(words[:2]) == 2
+    said = capsys.readouterr().err
+    assert f"{address} cannot be fetched" in said and "save it as" in said
+    table(address=address, sha256="0" * 64)
+    assert main(words) == 2
+    assert f"p.png, the image of {address}, has the sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["catseg-base"], [], ["--all"]])
+def test_what_has_no_published_outputs_is_told_what_has(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert main(["verify", *words]) == 2
+    said = capsys.readouterr().err
+    assert "published outputs are known of openai-vitb16, openai-vitb32" in said
+    assert ("catseg-base" in said) == ("catseg-base" in words)
+
+
+def test_a_number_that_is_not_there_differs():
+    row = row_of("tokens", [[1, 2], [3, 4]], tolerance=9)
+    here, _, agree = compare(row, torch.tensor([[1.0, 5.0, 0.0]]))
+    assert agree.tolist() == [[True, True], [False, False]]
+    assert here[0].tolist() == [1, 5] and here[1].isnan().all()
+
+
+def test_the_table_is_whole():
+    rows, images = read_table()
+    for row in rows:
+        assert (row.image in images or not row.image) and 0 < row.tolerance <= 0.2
+        assert torch.tensor(row.expected).numel() >= 2 and row.source
+        for name in row.models:
+            repository = name.startswith(tuple(model.family for model in MASK_MODELS.values()))
+            assert name in zoo() or repository or find_architecture(row.clip)
+    openai = {name for name in zoo() if name.startswith("openai-")}
+    of_cat = {row.models[0] for row in rows if row.image == "cat"}
+    assert len(openai) == 9 and openai == of_cat
+    addresses = [one["address"].rpartition("/")[2] for one in images.values()]
+    assert len({*addresses}) == len(addresses)

@@ -11,8 +11,8 @@ from typing import Any
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json, write_json
 from clipself_seg.provenance import read_results
-from clipself_seg.training.metrics import flatten_numbers
 from clipself_seg.training.final_evaluation import RESULTS_FILE
+from clipself_seg.training.metrics import flatten_numbers
 from lab.tables.runs import Run, defaults_name
 
 RUN_FILE = "run.json"

@@ -1,6 +1,6 @@
 """Models of other projects that find masks, by what a user types: their repositories, licences and folders.
 
-    sam2, sam3, eomt, mask2former     a repository of the hub, see `MASK_MODELS`
+    sam2, eomt, mask2former, ...      a repository of the hub, see `MASK_MODELS`
     facebook/sam2.1-hiera-tiny        another one of these families
     hf-hub:org/name@revision          any other one
     ./sam2                            a folder: of a model if it has config.json and model.safetensors, else of masks
@@ -46,8 +46,14 @@ MASK_MODELS = {
     "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2", "Apache-2.0"),
     "sam3": MaskModel("facebook/sam3", "facebook/sam3", "SAM License", gated=True),
     "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_", "MIT"),
+    "eomt-dinov3": MaskModel(
+        "tue-mps/eomt-dinov3-coco-panoptic-large-640",
+        "tue-mps/eomt-dinov3-",
+        "that of DINOv3, from which they are trained, see the hub",
+    ),
+    # Of swin-large main has a pickle alone, its safetensors are in a pull request (a4edee4).
     "mask2former": MaskModel(
-        "facebook/mask2former-swin-large-coco-panoptic",
+        "facebook/mask2former-swin-base-coco-panoptic",
         "facebook/mask2former-",
         "MIT for most of its repository, nothing stated about the weights",
     ),
@@ -96,12 +102,17 @@ def mask_model(given: str) -> tuple[HubName, MaskModel]:
     """The repository of a model that is named, see `is_mask_model_name`, and what is known of it.
 
     Raises:
-        InputError: it names nothing on the hub, or a file.
+        InputError: it names nothing on the hub, a file, or SAM 3.1, which has no such files.
     """
     known = MASK_MODELS.get(given)
     name = hub_name(HUB + (known.repository if known else given.removeprefix(HUB)))
     if name.file:
         raise InputError(f"{given} names a file: name the repository, {HUB}{name.repository}")
+    if name.repository.startswith("facebook/sam3.1"):
+        raise InputError(
+            f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
+            f"{MASK_MODELS['sam3'].repository}"
+        )
     family = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
     unknown = MaskModel(name.repository, "", f"see {HUGGING_FACE}/{name.repository}")
     return name, known or next(family, unknown)

@@ -60,9 +60,10 @@ from clipself_seg.files import read_json
 from clipself_seg.schema import TEXT
 
 logger = logging.getLogger(__name__)
-# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
+# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants. F-ViT's files have
+# rotary tables of further lengths, and a flag beside them (wusize/CLIPSelf, issue 24).
 NO_WEIGHTS = re.compile(
-    r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
+    r"(^|\.)(freqs_(cos|sin)(_\d+)?|rope\.flag|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
 )
 OF_META = "visual.attn_pool.probe"  # in every file of PE-Core that Meta published, and in no other

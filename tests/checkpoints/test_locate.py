@@ -518,8 +518,8 @@ def test_a_missing_file_of_an_official_name_is_called_by_its_name():
 
 
 def test_configurations_know_their_official_checkpoints():
-    assert official("MODEL.WEIGHTS", "configs/semseg/catseg+openai_vitb16.yaml") == "catseg-base"
-    assert official("MODEL.WEIGHTS", "a/catseg+openai_vitb16.yaml") == ""
+    assert official("MODEL.WEIGHTS", "semseg/catseg+openai_vitb16") == "catseg-base"
+    assert official("MODEL.WEIGHTS", "my/own.yaml") == ""
     assert official("MODEL.WEIGHTS", "") == ""
     assert official("MODEL.WEIGHTS", "semseg/").startswith("catseg-base, catseg-large, catseg-v1-")
     assert official("MODEL.WEIGHTS", "detection/").endswith(", ...")

@@ -37,12 +37,8 @@ def _command(data_set: str) -> Command:
         if splits:
             chosen = list(defaults["splits"])
             value(parser, "--splits", "to prepare", chosen, count="+", choices=splits)
-        for own in flags:
-            if own.kind is bool:
-                flag(parser, own.name, own.text)
-            else:
-                value(parser, own.name, own.text, kind=own.kind)
-        parser.set_defaults(**{own.dest: defaults[own.parameter] for own in flags})
+        for parameter, text in flags.items():
+            flag(parser, f"--{parameter.replace('_', '-')}", text)
 
     def body(args: argparse.Namespace) -> None:
         if args.processes < 1:
@@ -50,7 +46,7 @@ def _command(data_set: str) -> Command:
         from lab.prepare.common import Options
 
         root = home_expanded(args.root, "give --root without ~")
-        named = {own.parameter: getattr(args, own.dest) for own in flags}
+        named = {parameter: getattr(args, parameter) for parameter in flags}
         if splits:
             named["splits"] = args.splits
         for done in prepare(Options(root, args.processes, args.overwrite), **named):

@@ -295,6 +295,9 @@ test.stock("AUG.FLIP")
 test.key("LABEL_FILES", (), names_of("paths of files"), folder=None)
 # Class list that tells seen from unseen classes; "" is that of the first training data set.
 test.key("TRAIN_VOCABULARY", "", of=[*ON_PIXELS, "FViT"], folder="trained.json")
+# Mean IoU over classes that are "present" in the ground truth (Detectron2 since July 2022), or
+# over the "union" with those predicted.
+test.key("MIOU_RULE", "present", choices=("present", "union"))
 # Regions of images that the evaluation gives for each unseen class (docs/predict.md, "Examples"), drawn by SEED; 0
 # for words alone.
 test.key("EXAMPLES.NUMBER", 0, at_least(0))

@@ -1,7 +1,6 @@
 """Mean IoU and accuracy of semantic segmentation: predicted classes and label maps in, means of a confusion matrix out.
 
-The numbers and their names are those of Detectron2's `SemSegEvaluator` since July 2022, to the last digit: the mean IoU
-is taken over the classes that are present in the ground truth. Left out is what no number
+The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. Left out is what no number
 here needs: its run-length encoding of every predicted class of every image, and its boundary IoU.
 
 Legend: K classes, H W rows and columns of the original image. "Valid" pixels have a label that is not the ignore label;
@@ -13,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +23,6 @@ from clipself_seg.data.masks import read_labels_of
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import Output, Outputs, Samples, equal_runs
 from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
-
-MIOU_RULE = "present"  # in the protocol: classes without ground truth do not count
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,6 +37,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
             of the K classes (VOC-20b: 20); None merges nothing.
         seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
             None splits nothing.
+        rule: classes that the mean IoU is taken over, see `MiouRule`.
         output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
             writes nothing.
         threshold: score below which a pixel is background, where there is one; 0 is never.
@@ -51,6 +49,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
     ignore_label: int
     background: int | None = None
     seen: np.ndarray | None = None
+    rule: MiouRule = "present"
     output_dir: Path | None = None
     threshold: float = 0.0
     confusion: np.ndarray | None = field(default=None, init=False)
@@ -128,7 +127,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 f'"{self.dataset_name}" has no labelled pixel in {images} images: its label maps hold '
                 f"nothing but the ignore label {self.ignore_label}"
             )
-        numbers = class_numbers(matrix)
+        numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= mean_iou_results(numbers, self.class_names, self.seen)
         if comm.is_main_process() and self.output_dir is not None:
@@ -144,11 +143,16 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return {"sem_seg": results}
 
 
+# Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July
+# 2022), or "union": present or predicted anywhere, the latter with an IoU of 0 (before).
+MiouRule = Literal["present", "union"]
+
+
 class ClassNumbers(NamedTuple):
     """Numbers of each class, arrays (K,).
 
     Attributes:
-        iou: intersection over union in [0, 1]; NaN without ground truth.
+        iou: intersection over union in [0, 1]; NaN for classes that do not count by the rule.
         accuracy: fraction of the class's pixels that are predicted as it; NaN without ground truth.
         hits: number of the class's pixels that are predicted as it.
         truth: number of the class's pixels in the ground truth.
@@ -183,19 +187,21 @@ def confusion_matrix(
     return counts.astype(np.int64).reshape(num_classes, num_classes)
 
 
-def class_numbers(matrix: np.ndarray) -> ClassNumbers:
+def class_numbers(matrix: np.ndarray, rule: MiouRule = "present") -> ClassNumbers:
     """Reads the numbers of every class off a confusion matrix.
 
     Args:
         matrix: int64 (K, K), see `confusion_matrix`.
+        rule: which classes have an IoU, see `MiouRule`.
     """
     hits = matrix.diagonal()
     truth = matrix.sum(axis=1)
     predicted = matrix.sum(axis=0)
     union = truth + predicted - hits
-    nan, present = np.full(len(matrix), np.nan), truth > 0
-    iou = np.divide(hits, union, out=nan.copy(), where=present)
-    accuracy = np.divide(hits, truth, out=nan, where=present)
+    counted = truth > 0 if rule == "present" else union > 0
+    nan = np.full(len(matrix), np.nan)
+    iou = np.divide(hits, union, out=nan.copy(), where=counted)
+    accuracy = np.divide(hits, truth, out=nan, where=truth > 0)
     return ClassNumbers(iou, accuracy, hits, truth, predicted)
 
 

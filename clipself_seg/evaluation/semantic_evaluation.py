@@ -23,7 +23,7 @@ from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label
 from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
-from clipself_seg.evaluation.mean_iou import MIOU_RULE, MeanIoUEvaluator
+from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import run_table
 from clipself_seg.models.model_protocols import SemanticModel, reading_of
@@ -36,6 +36,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
 
     Attributes:
         mapper: maps a record to a sample, see `SemSegTestMapper`.
+        rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list that was trained on, or its name or file, whose classes count
             as seen; "" splits nothing.
         pooling: factors by which the classes are pooled before their attention, where windows
@@ -47,6 +48,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     """
 
     mapper: Callable[[Record], Sample]
+    rule: MiouRule
     train_vocabulary: NamedVocabulary
     pooling: Sequence[int] = ()
     background_words: bool = True
@@ -59,6 +61,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
+            "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, SemSegSet),
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
@@ -70,7 +73,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and data, known after `check`."""
         metadata: dict[str, object] = {
-            "evaluator rule": MIOU_RULE,
+            "evaluator rule": self.rule,
             "train vocabulary": str(self.train_vocabulary),
             "names of a class": self.synonyms,
         }
@@ -108,7 +111,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             background=background,
             size=measuring_protocol.size_text(self.mapper, reading.size),
             seen=measuring_protocol.seen_text(data.seen, rule),
-            rule=f"means over classes by rule {MIOU_RULE}",
+            rule=f"means over classes by rule {self.rule}",
         )
 
     def _passes(self, name: str, model: SemanticModel) -> Iterator[Pass]:
@@ -120,6 +123,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             ignore_label=data.ignore_label,
             background=data.background,
             seen=data.seen,
+            rule=self.rule,
             output_dir=self.output_dir,
             threshold=self.threshold,
         )
@@ -138,7 +142,8 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
 
     def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set."""
-        return {"All data sets in percent": run_table("semantic", results)}
+        title = f'All data sets in percent, rule "{self.rule}"'
+        return {title: run_table("semantic", results)}
 
     def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)

@@ -13,8 +13,7 @@ from bench.measure import Run, time_in_turn
 from bench.workloads import build_runs
 from tests.launches import Launches
 
-TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
-TINY += ["--threads", "1"]
+TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--threads", "1"]
 
 
 small_models = pytest.mark.usefixtures(
@@ -44,7 +43,7 @@ def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
         ("regions", "scores", []),
         ("semseg", "image", ["--classes", "9"]),
         ("semseg", "step", ["--classes", "9", "--training"]),
-        ("panoptic", "masked attention", ["--classes", "9", "--queries", "5"]),
+        ("panoptic", "masked attention", ["--classes", "9"]),
         ("detection", "behind the tower", ["--classes", "9"]),
     ],
 )
@@ -58,12 +57,10 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
     assert figures["case"]["model"] == "ViT-Mini-8" and figures["provenance"]["torch"]
     assert figures["peak_flops"] > 0
     for run in (name, f"plain {name}"):
-        assert run in text
         numbers = figures["runs"][run]
-        assert {"seconds", "all_seconds", "images_per_second", "peak_fraction"} <= numbers.keys()
+        assert {"seconds", "all_seconds", "peak_fraction"} <= numbers.keys()
         assert numbers["memory_bytes"] >= 2**20
-    assert {"speed", "memory"} <= figures["gains"][name].keys()
-    assert "% of peak" in text and "plain / ours" in text
+    assert f"{task}, ViT-Mini-8: {name} " in text and "% of peak" in text
 
 
 @pytest.mark.parametrize(
@@ -91,15 +88,15 @@ COMMON = {"repeats": 1, "threads": 1, "device": "cpu", "precision": "float32"}
 
 
 def small(job):
-    sizes = {"model": "ViT-Mini-8", "size": 64, "regions": 5, "batch": 1}
-    return job._replace(given=dict(job.given) | sizes | {"classes": 9, "queries": 5})
+    sizes = {"model": "ViT-Mini-8", "size": 64, "batch": 1}
+    return job._replace(given=dict(job.given) | sizes | {"classes": 9})
 
 
 def test_every_row_is_measured_somewhere_beside_a_plain_one():
     for job in jobs.JOBS:
         if job.given["task"] in ("dense", "distill", "regions"):
             names = build_runs(small(job).case(COMMON)).keys()
-            assert {*job.rows, *map(jobs._plain_of, job.rows)} <= names
+            assert {*job.rows, *map(report.plain_of, job.rows)} <= names
 
 
 @small_models
@@ -126,7 +123,7 @@ def test_jobs_are_chosen_by_their_first_words(monkeypatch):
     monkeypatch.setattr(
         jobs, "run_benchmark", lambda case, report: measured.append(case) or {"runs": {}}
     )
-    monkeypatch.setattr(jobs, "_rows", lambda job, runs: [])
+    monkeypatch.setattr(jobs, "rows_of", lambda *of: [])
     jobs.run_all(COMMON, ["CAT-Seg ViT-B/16, 20", "F-ViT"], lambda line: None)
     assert [case.task for case in measured] == ["semseg", "detection"]
 
@@ -151,12 +148,3 @@ def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
     plain = ["hand back", "plain x", "keep, cpu", "y"]
     # "x" and "y" find their memory when they are timed.
     assert said == ["keep, cpu", "x", *plain, "x", "x", *plain, "y"]
-
-
-def test_the_plain_formulation_has_our_allocator_if_asked(monkeypatch):
-    said = []
-    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
-    monkeypatch.setattr(measure, "set_thresholds", lambda *_: said.append("hand back"))
-    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
-    time_in_turn(runs, torch.device("cpu"), 1, lambda line: None, "ours")
-    assert said == ["keep", *2 * ["x", "plain x"]]

@@ -153,13 +153,13 @@ def test_a_model_of_another_project_is_refused_what_it_declares_not_to_read(monk
         "2",
         "INPUT.MASK_FORMAT",
         "bitmask",
-        "TEST.EXAMPLES.NUMBER",
-        "2",
+        "TEST.MIOU_RULE",
+        "union",
     ]
     assert load_config(None, model + more).MODEL.ROI_HEADS.NUM_CLASSES == 2
     theirs = META_ARCH_REGISTRY.get("GeneralizedRCNN")
     monkeypatch.setattr(theirs, "reads", ("MODEL.ROI_HEADS.", "INPUT.FORMAT"), raising=False)
-    with pytest.raises(InputError, match="TEST.EXAMPLES.NUMBER 2 has no effect: GeneralizedRCNN"):
+    with pytest.raises(InputError, match="TEST.MIOU_RULE 'union' has no effect: GeneralizedRCNN"):
         load_config(None, model + more[:2] + more[4:])
 
 

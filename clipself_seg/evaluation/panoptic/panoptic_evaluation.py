@@ -29,7 +29,7 @@ from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
-from clipself_seg.evaluation.mean_iou import MIOU_RULE, MeanIoUEvaluator
+from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.panoptic import ground_truth
 from clipself_seg.evaluation.panoptic.ground_truth import PanopticGroundTruth
@@ -61,6 +61,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         tasks: tasks that are measured, out of `TASKS`; a task for which a data set has no files is left
             out.
         void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
+        rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
         label_files: name of a data set -> file of other names for its classes, or "".
@@ -70,6 +71,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     fusions: Sequence[str]
     tasks: Sequence[str]
     void_sweep: Sequence[float] = ()
+    rule: MiouRule
     train_vocabulary: NamedVocabulary
     label_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     examples: DrawnExamples = DrawnExamples()
@@ -82,12 +84,13 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST.{PANOPTIC, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
+        """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
         return super().from_config(cfg) | {
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
             "void_sweep": cfg.TEST.PANOPTIC.VOID_SWEEP,
+            "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
             "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
@@ -120,7 +123,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             + self.examples.text(name),
             size=measuring_protocol.size_text(self.mapper, reading.size),
             seen=measuring_protocol.seen_text(truth.seen, seen),
-            rule=f"mIoU over classes by rule {MIOU_RULE}" if "semantic" in truth.tasks else "",
+            rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
         )
 
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
@@ -172,6 +175,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             return MeanIoUEvaluator(
                 class_names=truth.vocabulary.first_names,
                 ignore_label=truth.ignore_label,
+                rule=self.rule,
                 **settings,
             )
         settings["vocabulary"] = truth.vocabulary

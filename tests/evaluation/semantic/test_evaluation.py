@@ -144,10 +144,20 @@ def test_numbers_of_each_data_set_are_handed_on_once_they_are_there(datasets):
     assert [list(results) for results in finished] == [["pets"]]
 
 
+def test_the_old_rule_is_one_key_away(datasets):
+    for path in (datasets / "pets" / "labels").iterdir():
+        truth = np.array(Image.open(path))
+        Image.fromarray(np.where(truth == 1, 255, truth).astype(np.uint8)).save(path)
+    new, old = (evaluation(datasets, "TEST.MIOU_RULE", r)(Echo()) for r in ("present", "union"))
+    # "dog" is now predicted without being there: no number by one rule, 0 by the other.
+    assert "IoU-dog" not in new["pets"] and old["pets"]["IoU-dog"] == 0
+    assert old["pets"]["mIoU"] == pytest.approx(new["pets"]["mIoU"] * 2 / 3)
+
+
 def test_what_decides_the_numbers_is_logged(datasets, caplog):
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
-        run = evaluation(datasets, "TEST.SLIDING_WINDOW", True)
-        assert run.metadata()["evaluator rule"] == "present"
+        run = evaluation(datasets, "TEST.MIOU_RULE", "union", "TEST.SLIDING_WINDOW", True)
+        assert run.metadata()["evaluator rule"] == "union"
         run.check(Echo())
         assert "POOLING_SIZES is [2, 2]" in caplog.text
         caplog.clear()

@@ -24,11 +24,18 @@ def test_the_current_rule_averages_over_classes_of_the_ground_truth():
     assert all(math.isnan(results[f"{kind}-{name}"]) for kind in ("IoU", "ACC") for name in "cd")
 
 
+def test_the_old_rule_counts_a_class_that_is_only_predicted_as_0():
+    old, new = (mean_iou_results(class_numbers(TOY, rule), NAMES) for rule in ("union", "present"))
+    assert old["mIoU"] == pytest.approx(100 * (6 / 8 + 3 / 5 + 0) / 3)
+    assert old["IoU-c"] == 0 and math.isnan(old["IoU-d"])
+    assert all(old[key] == new[key] for key in ("mACC", "fwIoU", "pACC", "classes"))
+
+
 def test_seen_and_unseen_classes_have_means_of_their_own_if_one_is_there():
     seen = np.array([True, False, False, False])
-    results = mean_iou_results(class_numbers(TOY), NAMES, seen)
+    results = mean_iou_results(class_numbers(TOY, "union"), NAMES, seen)
     assert results["mIoU-seen"] == pytest.approx(75)
-    assert results["mIoU-unseen"] == pytest.approx(100 * 3 / 5)
+    assert results["mIoU-unseen"] == pytest.approx(100 * (3 / 5 + 0) / 2)
     assert results["mACC-unseen"] == pytest.approx(75)
     assert (results["classes-seen"], results["classes-unseen"]) == (1, 1)
     results = mean_iou_results(class_numbers(TOY), NAMES, np.array([True, True, False, False]))

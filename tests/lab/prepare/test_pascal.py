@@ -144,16 +144,11 @@ def test_the_459_classes_are_the_label_map_less_one(folder, tmp_path):
         assert (np.asarray(labels) == maps[record["image_id"]].astype(int) - 1).all()
 
 
-def test_another_list_can_be_given(folder, tmp_path):
-    write_mats(folder, {"2008_000004": np.full((HEIGHT, WIDTH), 3.0)})
-    (tmp_path / "mine.txt").write_text("2008_000004.jpg 1\n")
-    (done,) = prepare_pascal_context_459(Options(tmp_path), tmp_path / "mine.txt")
-    assert done.written == 1
-
-
 def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     options = Options(tmp_path)
-    with pytest.raises(InputError, match="pascalcontext_val.txt is missing.*\n.*CAT-Seg.*--list"):
+    with pytest.raises(
+        InputError, match="pascalcontext_val.txt is missing.*\n.*CAT-Seg.*in its place"
+    ):
         prepare_pascal_context_459(options)
     (folder / "pascalcontext_val.txt").write_text("\n")
     with pytest.raises(InputError, match="names no image"):

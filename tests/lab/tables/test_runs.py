@@ -377,7 +377,7 @@ def test_where_the_system_says_no_processor_time_runs_are_made_all_the_same(stor
     (store.folder / "die").write_text(detector.name)
     assert "was ended by SIGKILL" in run_all([clip, detector], store)[detector.name]
     assert run_all(plan([clip, detector], store), store) == {}
-    assert [store.record(run)["minutes"] for run in (clip, detector)] == [None, None]
+    assert all(store.record(run)["minutes"] > 0 for run in (clip, detector))
 
 
 def test_results_without_numbers_are_a_failure(store, monkeypatch):

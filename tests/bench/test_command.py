@@ -10,7 +10,6 @@ import torch
 from bench import command, jobs, measure, report
 from bench.accelerator import ACCELERATOR
 from bench.measure import Run, time_in_turn
-from bench.workloads import build_runs
 from tests.launches import Launches
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--threads", "1"]
@@ -90,13 +89,6 @@ COMMON = {"repeats": 1, "threads": 1, "device": "cpu", "precision": "float32"}
 def small(job):
     sizes = {"model": "ViT-Mini-8", "size": 64, "batch": 1}
     return job._replace(given=dict(job.given) | sizes | {"classes": 9})
-
-
-def test_every_row_is_measured_somewhere_beside_a_plain_one():
-    for job in jobs.JOBS:
-        if job.given["task"] in ("dense", "distill", "regions"):
-            names = build_runs(small(job).case(COMMON)).keys()
-            assert {*job.rows, *map(report.plain_of, job.rows)} <= names
 
 
 @small_models

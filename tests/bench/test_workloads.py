@@ -16,6 +16,7 @@ from bench.flops import (
     tower_flops,
     upsample_flops,
 )
+from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from bench.plain_panoptic import plain_masked_attention
 from bench.workloads import DenseWorkload, RegionsWorkload, build_runs
@@ -229,10 +230,11 @@ def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
         assert len(masks) == 12 and runs[name].given == masks.numel() * masks.element_size()
 
 
-def test_only_what_is_named_is_measured(quick_peak):
-    case = Case("dense", "ViT-Mini-8", size=64, repeats=1, threads=1, only=("dense",))
-    results = report.run_benchmark(case, print)
-    assert results["runs"].keys() == {"dense", "plain dense"}
+def test_only_what_is_named_is_measured_beside_its_plain_formulation():
+    names = ["image", "plain image", "best class", "step", "plain step"]
+    runs = dict.fromkeys(names, Run(print))
+    assert [*report.chosen_runs(runs, ("best class",))] == ["plain image", "best class"]
+    assert [*report.chosen_runs(runs, ())] == names
 
 
 # Operations.

@@ -15,14 +15,14 @@ from tests.conftest import ROOT
 SAME = "the same command goes on"
 SCRIPTS = {
     "check_datasets.main": "the same command begins anew",
-    "mini.mini_clip": SAME,
+    "mini.mini_clip": "the same command begins anew",
     "mini.mini_world": f"{SAME} with the next world",
     "mini.faded": SAME,
     "mini.subjects": SAME,
     "precompute.proposals": "the same command begins anew",
     "precompute.region_text": "the same command begins anew",
     "precompute.train_rpn": "the training goes on with --resume, the proposals are written anew",
-    "quickstart.quickstart": f"{SAME}, unless it says --fresh",
+    "quickstart.quickstart": SAME,
     "repeat_seeds.repeat_seeds": SAME,
     "reproduce.reproduce": SAME,
 }
@@ -34,7 +34,7 @@ CALLS = {
     "precompute": "region-text",
     "precompute train-rpn": "--num-gpus",
     "prepare": "ade150",
-    "quickstart": "--fresh",
+    "quickstart": "--full",
     "repeat_seeds": "--show",
     "reproduce": "--table",
 }

@@ -69,18 +69,9 @@ def test_runs_are_on_the_worlds_that_are_drawn_and_a_failed_one_ends_the_quickst
     assert made == [(tmp_path / "runs", {100}), (tmp_path / "runs", {200})]
 
 
-def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(quickstart, "_run_chapters", lambda *given: called.append(given))
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "index.html").touch()
+def test_two_quickstarts_do_not_meet(tmp_path):
     with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
-        quickstart.run_quickstart(tmp_path, fresh=True)
-    assert len(list(tmp_path.iterdir())) == 2 and not called
-    quickstart.run_quickstart(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2 and len(called) == 1
-    quickstart.run_quickstart(tmp_path, fresh=True)
-    assert not list(tmp_path.iterdir())
+        quickstart.run_quickstart(tmp_path)
 
 
 def made_in(folder, rows):

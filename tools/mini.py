@@ -127,4 +127,6 @@ def _root(args: argparse.Namespace) -> Path:
 COMMANDS = {"world": mini_world, "clip": mini_clip, "subjects": subjects, "faded": faded}
 
 if __name__ == "__main__":
-    sys.exit(run_named("Generated worlds, and the small CLIPs that are trained on them.", COMMANDS))
+    about = "Generated worlds, and the small CLIPs that are trained on them."
+    texts = {name: one.text for name, one in COMMANDS.items()}
+    sys.exit(run_named(about, texts, COMMANDS.__getitem__))

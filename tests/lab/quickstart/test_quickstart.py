@@ -22,7 +22,6 @@ from lab.quickstart.chapters import (
     results_of,
 )
 from lab.tables.store import Store
-from quickstart import quickstart as command
 from tests.lab.tables.worlds import finish
 
 ROWS = [row for chapter in CHAPTERS for row in chapter.rows]
@@ -134,8 +133,3 @@ def test_a_view_has_the_weights_that_were_trained_or_those_that_it_names(tmp_pat
     assert trained == (tmp_path / "runs" / made.runs[row].name / "model_final.pth",)
     assert of_row == {"config_file": "configs/mini/semseg.yaml", "opts": ()}
     assert shipped == ("mini-open-panoptic",) and of_view["opts"] == ("MODEL.FUSION.MODE", "clip")
-
-
-def test_the_help_names_what_every_chapter_trains():
-    help = command.parser().format_help()
-    assert all(model in help for model in ("CAT-Seg", "mask generator", "F-ViT"))

@@ -107,7 +107,7 @@ def _pixels(cfg: CfgNode, clip: VisionLanguageBackbone) -> tuple[Pixel, Pixel]:
     """
     own = _in_bytes(clip.mean), _in_bytes(clip.std)
     names, of_clip = ("PIXEL_MEAN", "PIXEL_STD"), (_in_bytes(CLIP_MEAN), _in_bytes(CLIP_STD))
-    values = tuple(cfg.MODEL.FVIT[names[0]]), tuple(cfg.MODEL.FVIT[names[1]])
+    values = tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
     if clip.mean == CLIP_MEAN:
         return values
     for name, value, clips, towers in zip(names, values, of_clip, own):

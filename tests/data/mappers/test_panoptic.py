@@ -178,7 +178,7 @@ def test_masks_of_a_folder_come_with_the_sample_at_the_size_of_the_image(record,
     (tmp_path / "masks").mkdir()
     Image.open(record["pan_seg_file_name"]).save(tmp_path / "masks/a.png")
     opts = ["INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", "80"]
-    opts += ["MODEL.MASK_GENERATOR.SOURCE", "masks"]
+    opts += ["MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip"]
     cfg = load_config(None, [*opts, "MODEL.MASK_GENERATOR.OUTPUTS", str(tmp_path / "masks")])
     sample = PanopticTestMapper(cfg)(record)
     assert sample["image"].shape == (3, 80, 96) and sample["given_scores"].tolist() == [1] * 5

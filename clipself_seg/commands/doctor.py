@@ -112,7 +112,7 @@ def _device() -> None:
     import torch
 
     from clipself_seg.clip.linear import choice, onednn_is_exact
-    from clipself_seg.config.device import bfloat16_pays
+    from clipself_seg.device import bfloat16_pays
 
     convolution, reason = choice()
     _say(

@@ -21,7 +21,7 @@ from clipself_seg.config.declare import (
     is_read,
     why_unread,
 )
-from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
+from clipself_seg.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid

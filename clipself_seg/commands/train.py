@@ -117,6 +117,13 @@ def run(args: argparse.Namespace) -> None:
 
     cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
     said: list[str] = []
+    if cfg.DATASETS.DATA and not args.config_file:
+        from clipself_seg.choice import TASKS
+
+        verb = "eval" if args.eval_only else "train"
+        line = f"clipself-seg {verb} --task {{}} --data {cfg.DATASETS.DATA}"
+        commands = [line.format(task) for task in TASKS]
+        raise InputError("\n  ".join(["data do not say which model is meant, a task does:", *commands]))
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 

@@ -99,6 +99,15 @@ def test_a_run_records_its_data_and_goes_on_and_is_evaluated_from_its_folder(
     assert re.search("DATALOADER.NUM_WORKERS +0 +recorded by the run that goes on", said)
 
 
+def test_data_without_a_task_are_refused_with_the_command_of_each(folder, capsys):  # noqa: F811
+    file = str(folder / "screws.yaml")
+    for words in (["--data", file], ["--num-gpus", "1", "DATASETS.DATA", file]):
+        assert command.main(words) == 2
+        said = capsys.readouterr().err.splitlines()
+        tasks = ("semantic", "panoptic", "detection")
+        assert said[-3:] == [f"  clipself-seg train --task {t} --data {file}" for t in tasks]
+
+
 def test_an_evaluation_counts_as_seen_what_its_weights_were_trained_on(folder):  # noqa: F811
     cfg = load_config("mini/semseg", ["DATASETS.DATA", str(folder / "screws.yaml")])
 

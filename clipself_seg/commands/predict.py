@@ -234,7 +234,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = Vocabulary("custom", ()) if args.words is None else Vocabulary.of(args.words)
+    words = Vocabulary("custom", (), numbered=False) if args.words is None else Vocabulary.of(args.words)
     for name, example in map(read_example, args.example):
         words = words.with_examples({name: [example]})
     return words

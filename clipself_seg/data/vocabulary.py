@@ -81,12 +81,17 @@ class VocabularyClass:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """An ordered list of classes; the position of a class is its label in the whole project."""
+    """An ordered list of classes; the position of a class is its label in the whole project.
+
+    Attributes:
+        numbered: False of words without numbers of their own, whose `dataset_id` only counts them, from 0.
+    """
 
     name: str
     classes: tuple[VocabularyClass, ...]
     about: str = ""
     examples: tuple[ClassExamples, ...] = ()
+    numbered: bool = True
 
     @classmethod
     def of(
@@ -343,7 +348,7 @@ def _of_list(entries: object, name: str, origin: str, repeats: bool) -> Vocabula
         for word in words:
             if ";" in word:
                 logger.warning('"%s" is one class: separate classes by commas', word[:80])
-    return Vocabulary(name, tuple(classes))
+    return Vocabulary(name, tuple(classes), numbered=False)
 
 
 def _of_content(content: object, origin: str) -> Vocabulary:
@@ -373,7 +378,8 @@ def _of_content(content: object, origin: str) -> Vocabulary:
         # Classes of one name get one prompt, so that no model can tell them apart.
         require_unique((entry.names[0].strip().lower() for entry in classes), "first name", origin)
     name = content.get("name", Path(origin).stem)
-    return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
+    about = content.get("about", "")
+    return Vocabulary(name, tuple(classes), about, numbered=bool(with_ids))
 
 
 def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyClass:

@@ -55,7 +55,7 @@ class GivenWords:
         vocabulary: the K classes.
         classes: classes that the model is given.
         names: meanings of the N labels, the background among them.
-        category_ids: ids of the classes in the vocabulary, those of a data set or from 0.
+        category_ids: ids of the classes in COCO's files: those of the vocabulary, or from 1.
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         label_of_class: label of every class of the model.
         warning: a sentence if the model does not know words like these, else empty.
@@ -204,9 +204,10 @@ class ImagePredictor(abc.ABC, Generic[R]):
             own: attributes of `GivenWords` that are others than those of the words alone.
         """
         check = self.world_check
+        first = 0 if words.numbered else 1  # programs take 0 for nothing
         of_words: dict[str, Any] = {
             "names": tuple(words.first_names),
-            "category_ids": tuple(entry.dataset_id for entry in words.classes),
+            "category_ids": tuple(first + entry.dataset_id for entry in words.classes),
             "seen": classes.seen,
             "label_of_class": tuple(range(len(words))),
             "warning": "" if check is None else check.of_words([*words.worded, *further]),

@@ -80,7 +80,7 @@ class Prediction(abc.ABC):
 
     Attributes:
         names: of the K classes, and of a background where there is one.
-        category_ids: ids of the K classes in the vocabulary.
+        category_ids: ids of the K classes in COCO's files.
         presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
         absent: the words below the threshold of `set_absent`.
         image: (H, W, 3) uint8 RGB.

@@ -182,6 +182,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         colours = colours_of(given.names)
         return {
             "names": {str(label): name for label, name in enumerate(given.names)},
+            "category_ids": {str(label): n for label, n in enumerate(given.category_ids)},
             "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(colours)},
             **super().about(),
             "background": given.background,

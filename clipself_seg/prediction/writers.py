@@ -214,6 +214,7 @@ def coco_annotations(result: Prediction, categories: Sequence[Json]) -> Iterator
             "category_id": categories[regions.labels[place]]["id"],
             "segmentation": mask_as_json(mask),
             "area": int(mask.sum()),
+            "score": float(regions.scores[place]),
             "bbox": [left, top, right - left, bottom - top],
             "iscrowd": 0,
         }

@@ -124,8 +124,16 @@ def test_a_model_is_evaluated_and_needs_a_vocabulary():
     with pytest.raises(RuntimeError, match="no words: give them, as in model"):
         made(blank(2, 3))
     made.set_vocabulary(["cat"])
-    assert made.names == ("cat",) and made.given.category_ids == (0,)
+    assert made.names == ("cat",) and made.given.category_ids == (1,)
     assert made(blank(2, 3)) == (2, 3)
+
+
+def test_categories_have_the_numbers_of_a_file_or_count_from_1(made):
+    classes = [{"names": ["cat"], "dataset_id": 0}, {"names": ["dog"], "dataset_id": 7}]
+    assert made.set_vocabulary({"classes": classes}).category_ids == (0, 7)
+    assert made.set_vocabulary({"classes": ["cat", "dog"]}).category_ids == (1, 2)
+    words = Vocabulary.of("cat").with_examples({"dog": [(blank(4, 4), np.ones((4, 4), bool))]})
+    assert made.set_vocabulary(words).category_ids == (1, 2)
 
 
 def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(made, turned):

@@ -71,6 +71,7 @@ INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MA
 RAY_ONLY = ("workers", "column")
 NOT_RAY = ("save", "skip_existing")
 SHOWN = 8  # names in a message
+WHY = ", and panoptic.json says why the others are not (--save coco --keep-overlaps keeps them)"
 
 
 def _options(parser: CommandLine) -> None:
@@ -107,6 +108,7 @@ def _options(parser: CommandLine) -> None:
     above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
     known = 'images of yours, {"photo.jpg": ["dog"]}, which calibrates it'
     value(rare, "--absent-threshold", above + known, metavar="NUMBER|FILE", kind=_number_or_file)
+    flag(rare, "--keep-overlaps", "all masks of --masks FOLDER are in coco.json, hidden ones too")
     ray = "predict on a Ray cluster; inputs may be .txt lists, .parquet, .tar shards, s3:// too"
     flag(rare, "--ray", ray)
     workers = "models with --ray (one per GPU, else per core but one)"
@@ -157,6 +159,9 @@ def main(args: argparse.Namespace) -> int:
     total = len(files.images) + len(files.videos) + len(files.failed)
     done = "searched for objects" if chosen == "detection" else "segmented"
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
+    if results.masks[0]:
+        count, lost = results.masks
+        sys.stdout.write(f"of {count} masks that were given {count - lost} are in segments{WHY * bool(lost)}\n")
     return 2 if len(failed) == total else 1 if failed else 0
 
 
@@ -205,6 +210,8 @@ def _settle(args: argparse.Namespace) -> str:
             "--example does not go with --task detection, whose boxes get worse with examples (docs/detection.md): "
             "give --words"
         )
+    if args.keep_overlaps and not (_is_folder(args.masks) and "coco" in (args.save or ())):
+        raise InputError("--keep-overlaps needs --masks FOLDER and --save coco")
     args.vocabulary = _vocabulary(args)
     _refuse_absent(args, chosen)
     args.task = chosen
@@ -262,16 +269,22 @@ def _over_ray(args: argparse.Namespace) -> int:
 
 def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
     """Refuses formats that nobody has for videos, and masks of them."""
-    from clipself_seg.checkpoints.mask_models import has_mask_model, is_mask_model_name
     from clipself_seg.prediction.video import OF_VIDEOS
 
-    if masks is not None and not (is_mask_model_name(masks) or has_mask_model(masks)):
+    if _is_folder(masks):
         raise InputError("--masks FOLDER does not go with a video: give its frames as images")
     if others := [name for name in save if name not in OF_VIDEOS]:
         raise InputError(
             f"--save {' '.join(others)} does not go with a video, which has {', '.join(OF_VIDEOS)}: "
             "leave it out, or give videos in another call"
         )
+
+
+def _is_folder(masks: str | None) -> bool:
+    """True of --masks that name a folder of masks, and no model that finds them."""
+    from clipself_seg.checkpoints.mask_models import has_mask_model, is_mask_model_name
+
+    return masks is not None and not (is_mask_model_name(masks) or has_mask_model(masks))
 
 
 def predictor_of(
@@ -302,7 +315,11 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     predictor.set_vocabulary(words, *of_background)
     predictor.set_absent(args.absent, args.absent_threshold)
     results = ResultFiles(
-        predictor=predictor, folder=args.output, images=files.images, save=args.save
+        predictor=predictor,
+        folder=args.output,
+        images=files.images,
+        save=args.save,
+        keep_overlaps=args.keep_overlaps,
     )
     settings: Json = {
         "version": __version__,
@@ -324,6 +341,7 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     if isinstance(predictor, PanopticPredictor):
         if masks := predictor.mapper.masks:
             settings["masks"] = masks.digest([one.name for one in files.images])
+            settings["keep_overlaps"] = args.keep_overlaps
         if finder := predictor.model.masks.model_settings:
             settings["masks"] = finder
     for key, (content, _) in values_and_defaults(predictor.config).items():

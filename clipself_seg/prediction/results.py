@@ -264,6 +264,28 @@ class PanopticSegment:
     score: float
 
 
+class GivenRegions(NamedTuple):
+    """Masks that somebody gave of an image, in their order, and what became of each.
+
+    Attributes:
+        masks: (Q, H, W) bool, which may overlap.
+        labels: (Q,) int64, positions in the names of the classes.
+        scores: (Q,) in [0, 1]; 0 of a mask without a class.
+        lost: place of a mask that is in no segment -> the reason.
+    """
+
+    masks: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    lost: Mapping[int, str]
+
+    def regions(self) -> Regions:
+        """All that have a class, where they overlap, too."""
+        named = self.scores > 0
+        masks = self.masks if named.all() else self.masks[named]
+        return Regions(mask_boxes(masks), self.labels[named], self.scores[named], masks)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PanopticSegmentation(Prediction):
     """Panoptic segmentation of one image; its segments are the regions.
@@ -271,10 +293,12 @@ class PanopticSegmentation(Prediction):
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.
         segments: n, the largest first; their ids are 1 ... n.
+        given: the masks that the segments are made of, where somebody gave them.
     """
 
     ids: np.ndarray
     segments: tuple[PanopticSegment, ...]
+    given: GivenRegions | None = None
 
     @classmethod
     def of_segments(

@@ -27,6 +27,7 @@ from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, GivenWords, ImagePredictor
 from clipself_seg.prediction.results import (
     Detections,
+    GivenRegions,
     PanopticSegmentation,
     Segmentation,
     colours_of,
@@ -317,13 +318,17 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             samples, given: see `ImagePredictor.outputs`.
             masks: of each image, see `predict`.
         """
-        for sample, own in zip(samples, masks):
-            if own is not None:
-                sample |= mask_entries(given_masks(own, (sample["height"], sample["width"])))
+        for sample, one in zip(samples, masks):
+            if one is not None:
+                sample |= mask_entries(given_masks(one, (sample["height"], sample["width"])))
         # Instances and class maps, which nobody asks for here, cost time and memory.
         fusions = {"own": self.model.fusion.returned(("panoptic",))}
         outputs = self.model(samples, fusions=fusions, classes=given.classes)
-        return [output["fusions"]["own"] for output in outputs]
+        own = [output["fusions"]["own"] for output in outputs]
+        for output, sample in zip(own, samples):
+            if "given_masks" in sample:
+                output["given_masks"] = sample["given_masks"]
+        return own
 
     def result(
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
@@ -332,7 +337,33 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         ids, segments = output["panoptic_seg"]
         if nothing:
             ids, segments = torch.zeros_like(ids), []
+        if "given_masks" in output:
+            common["given"] = self._given_regions(output, segments)
         return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
+
+    def _given_regions(
+        self, output: Mapping[str, Any], segments: Sequence[Mapping[str, Any]]
+    ) -> GivenRegions:
+        """The masks that somebody gave of an image, with the reason of each that is in no segment."""
+        settings, key = self.model.settings, "MODEL.MASK_FORMER.TEST"
+        least, part = settings.object_threshold, settings.overlap_threshold
+        scores = output["mask_scores"].cpu().numpy()
+        drawn = {query for segment in segments for query in segment["queries"]}
+        lost = dict[int, str]()
+        for place, score in enumerate(scores.tolist()):
+            if place in drawn:
+                continue
+            if not score:
+                lost[place] = "CLIP sees nothing in it: it is empty, too small, or has a score of 0"
+            elif score <= least:
+                lost[place] = f"its score is {score:.3g}, {key}.OBJECT_MASK_THRESHOLD {least:g}"
+            elif not segments:
+                lost[place] = "none of the words is in the image"
+            else:
+                left = f"{part:.0%} of it" if part else "any of it"
+                lost[place] = f"surer masks do not leave {left}, {key}.OVERLAP_THRESHOLD {part:g}"
+        labels = output["mask_classes"].cpu().numpy()
+        return GivenRegions(output["given_masks"].numpy(), labels, scores, lost)
 
     def predict_files(
         self, images: Sequence[np.ndarray], names: Sequence[str]

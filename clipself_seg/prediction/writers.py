@@ -26,6 +26,7 @@ from clipself_seg.prediction.results import (
     Detections,
     PanopticSegmentation,
     Prediction,
+    Regions,
     Segmentation,
 )
 from clipself_seg.provenance import provenance
@@ -57,8 +58,12 @@ class ResultFiles:
     Attributes:
         save: formats to write.
         folder: folder below which results are written.
+        keep_overlaps: masks that somebody gave are the regions of coco.json, also those that are in no segment.
         max_pixels: largest number of pixels of an image that is decoded.
+        masks: number of masks that were given of all images, and of those that are in no segment, once they are done.
     """
+
+    masks = (0, 0)
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class ResultFiles:
         folder: str | Path,
         images: Sequence[ImageFile] = (),
         save: Sequence[str] = ("overlays",),
+        keep_overlaps: bool = False,
     ) -> None:
         """
         Args:
@@ -74,8 +80,10 @@ class ResultFiles:
             folder: folder below which results are written.
             images: all whose results will be written.
             save: formats to write.
+            keep_overlaps: see the attribute.
         """
         self.save = tuple(save)
+        self.keep_overlaps = keep_overlaps
         self.predictor = predictor
         self.folder = Path(folder)
         self.max_pixels = predictor.mapper.max_pixels
@@ -110,6 +118,9 @@ class ResultFiles:
         elif isinstance(result, PanopticSegmentation):
             annotation, painted = result.to_coco(0, f"{source.name}.png")
             entry["annotations"] = [annotation]
+            if result.given is not None:
+                lost = [{"mask": place, "reason": why} for place, why in result.given.lost.items()]
+                entry["masks"] = {"given": len(result.given.masks), "lost": lost}
             if "panoptic" in self.save:
                 drawn["panoptic"] = Image.fromarray(painted)
         elif isinstance(result, Detections):
@@ -124,7 +135,10 @@ class ResultFiles:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
         if "coco" in self.save:
-            entry["regions"] = list(coco_annotations(result, self.categories))
+            given = getattr(result, "given", None) if self.keep_overlaps else None
+            regions = result.streamed_regions() if given is None else given.regions()
+            by_label = isinstance(result, Segmentation)
+            entry["regions"] = list(coco_annotations(regions, self.categories, by_label))
         return Written(files, entry)
 
     def write_index(self, index: Index) -> None:
@@ -133,6 +147,8 @@ class ResultFiles:
             regions = [(source, entry, entry["regions"]) for source, entry in index.images]
             coco = {"info": {"provenance": index.provenance}} | self._coco(regions)
             write_json(self.folder / "coco.json", coco)
+        masks = [entry["masks"] for _, entry in index.images if "masks" in entry]
+        self.masks = sum(m["given"] for m in masks), sum(len(m["lost"]) for m in masks)
         task, absent = self.predictor.task, self.predictor.absent
         about = self.predictor.about() | ({"absent words": absent._asdict()} if absent else {})
         whole: Json
@@ -185,8 +201,8 @@ class ResultFiles:
 
 
 def _looked(entry: Entry) -> Json:
-    """The words that are in an image, and those that are not, if somebody asked for them."""
-    return {key: entry[key] for key in ("presence", "absent") if key in entry}
+    """The words that are in an image, and those that are not, if somebody asked for them, and what became of masks."""
+    return {key: entry[key] for key in ("presence", "absent", "masks") if key in entry}
 
 
 def _detections(result: Detections) -> list[Json]:
@@ -201,13 +217,12 @@ def _detections(result: Detections) -> list[Json]:
     ]
 
 
-def coco_annotations(result: Prediction, categories: Sequence[Json]) -> Iterator[Json]:
-    """COCO's annotations of the regions of a prediction, with run-length encodings; those of labels by their labels."""
-    regions = result.streamed_regions()
-    order: Sequence[int] = range(len(regions.labels))
-    if isinstance(result, Segmentation):
-        order = np.argsort(regions.labels).tolist()
-    for place in order:
+def coco_annotations(
+    regions: Regions, categories: Sequence[Json], by_label: bool
+) -> Iterator[Json]:
+    """COCO's annotations of regions, with run-length encodings, in the order of their labels or as they are."""
+    order = np.argsort(regions.labels) if by_label else np.arange(len(regions.labels))
+    for place in order.tolist():
         mask = regions.masks[place]
         left, top, right, bottom = regions.boxes[place].astype(int).tolist()
         yield {

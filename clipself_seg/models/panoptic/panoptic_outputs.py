@@ -205,10 +205,15 @@ def make_outputs(
             "sem_seg" (K, H, W).
 
     Returns:
-        Name of a fusion -> its outputs.
+        Name of a fusion -> its outputs; of masks that came without scores also the best score and class of each,
+        "mask_scores" and "mask_classes" (Q,).
     """
+    outputs: dict[str, Outputs] = {name: {} for name in probs}
+    if isinstance(source, UnnamedMasks):
+        for name, (_, own) in probs.items():
+            outputs[name]["mask_scores"], outputs[name]["mask_classes"] = own[:, :-1].max(dim=1)
     sizes = (source.canvas, source.image_size, size)
-    mask_logits = source.mask_logits
+    mask_logits, chosen = source.mask_logits, None
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
     if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
         # Few queries take part: only their masks are made as large as the image.
@@ -220,10 +225,9 @@ def make_outputs(
             chosen = torch.cat([chosen, (~drawn).nonzero()[:1, 0]])
         mask_logits = mask_logits[chosen]
         probs = {name: (fusion, own[chosen]) for name, (fusion, own) in probs.items()}
-    outputs = dict[str, Outputs]()
     masks = None
     for name, (fusion, own) in probs.items():
-        made = outputs[name] = {}
+        made = outputs[name]
         if labels and set(fusion.tasks) == {"semantic"} and not settings.masks_first:
             made["sem_seg_labels"] = canvas_labels(own, mask_logits, *sizes)
             continue
@@ -232,6 +236,9 @@ def make_outputs(
         if "panoptic" in fusion.tasks:
             thresholds = (settings.object_threshold, settings.overlap_threshold)
             made["panoptic_seg"] = merge_panoptic(own, masks, things, *thresholds)
+            if chosen is not None:
+                for segment in made["panoptic_seg"][1]:
+                    segment["queries"] = chosen[segment["queries"]].tolist()
         if "instances" in fusion.tasks:
             made["instances"] = merge_instances(own, masks, things, settings.top_k)
         if "semantic" in fusion.tasks and labels:

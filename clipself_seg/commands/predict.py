@@ -7,7 +7,12 @@
     clipself-seg predict photo.jpg --task panoptic --words "nut, table" --example "screw=ref.jpg#120,40,80,80"
     clipself-seg predict scene.jpg --model mini --words "red star, blue ring, grass"
 
-Commas separate classes, bars synonyms. Without --model the default of the task is fetched once, without an account:
+Commas separate classes, bars synonyms. Built-in vocabularies are ade20k_150, ade20k_847, coco_80, coco_panoptic_133,
+coco_stuff_171, lvis_v1_1203, mapillary_vistas_65, objects365_v1, openseg_ade20k_150, openseg_cityscapes_19,
+openseg_coco_panoptic_133, ov_coco_65, pascal_context_59, pascal_context_459, voc_20 and voc_20b_prompts, and of generated
+scenes mini, mini2 and others.
+
+Without --model the default of the task is fetched once, without an account:
 catseg-base, or tipsv2-l14, which names the masks of eomt (panoptic) and their boxes (detection); size and licence are
 said before. Any CLIP alone, such as CLIPSelf's, does the same, and segments without training; mini is for generated
 scenes. fcclip-convnext-large and fvit-eva02-vitb16-lvis-patches are trained for their task, and fetched by hand.

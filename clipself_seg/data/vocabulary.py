@@ -128,7 +128,7 @@ class Vocabulary:
             if words in cls.available() or words.lower().endswith(TEXT_FILES):
                 return cls.load(words)
             # No word has an underscore, but most names of vocabularies do: this is one, misspelt.
-            if "," not in words and re.fullmatch(r"\w*_\w*", words):
+            if "," not in words and (re.fullmatch(r"\w*_\w*", words) or _begins_a_name(words)):
                 raise InputError(
                     f'no vocabulary "{words}": {nearest(words, cls.available())}\n'
                     f'If it is a word, put a comma behind it; a file ends in {" or ".join(TEXT_FILES)}.'
@@ -391,6 +391,13 @@ def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyCl
     # A list without numbers of its own counts its classes.
     fields.setdefault("dataset_id", index)
     return VocabularyClass(names=names, **fields)
+
+
+def _begins_a_name(words: str) -> bool:
+    """True for some of the parts by which a built-in vocabulary is called, such as "coco" or "ADE20K-150"."""
+    joined = re.sub(r"\W", "", words).casefold()
+    parts = [name.split("_") for name in Vocabulary.available()]
+    return any(joined == "".join(own[:count]) for own in parts for count in range(1, len(own) + 1))
 
 
 def _plain(names: Iterable[str]) -> set[str]:

@@ -450,6 +450,16 @@ def label_type(count: int) -> type[np.unsignedinteger]:
     return np.uint8 if count <= 255 else np.uint16
 
 
+def label_image(labels: np.ndarray, names: tuple[str, ...]) -> Image.Image:
+    """An image of labels (H, W), whose values they are; those of 8 bits look as the classes do on overlays."""
+    image = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(names)] = colours_of(names)
+        image.putpalette(colours.tobytes())
+    return image
+
+
 @functools.lru_cache(maxsize=8)
 def colours_of(names: tuple[str, ...]) -> np.ndarray:
     """`class_colours` of the names of a predictor, (N, 3) uint8, made once for all its images."""

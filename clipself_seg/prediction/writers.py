@@ -28,6 +28,7 @@ from clipself_seg.prediction.results import (
     Prediction,
     Regions,
     Segmentation,
+    label_image,
 )
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.sheets import save_png
@@ -126,7 +127,8 @@ class ResultFiles:
         elif isinstance(result, Detections):
             entry["annotations"] = _detections(result)
         if "labels" in self.save:
-            drawn["labels"] = Image.fromarray(result.labels)  # type: ignore[attr-defined]
+            labels: Any = result.labels  # type: ignore[attr-defined]
+            drawn["labels"] = label_image(labels, result.names)
         files = []
         for kind, image in drawn.items():
             files.append(f"{kind}/{source.name}.png")

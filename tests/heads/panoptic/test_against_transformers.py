@@ -1,12 +1,4 @@
-"""The mask generator and its losses against those of transformers, on the same weights, maps and random points.
-
-Both losses draw their points in the same order (layer by layer, the last one first: those of each image's
-matching, the candidates for uncertain points, the random ones), so that both need only the same seed.
-
-What transformers does differently on purpose is not compared: its terms come without weights, so the test
-multiplies; costs that are not numbers match last, where ours stop the training as those of Mask2Former do; targets
-of canvases of different sizes are padded, ours are padded by the mapper.
-"""
+"""The mask generator against that of transformers, on the same weights and maps, and the settings of its losses."""
 
 import re
 from collections.abc import Mapping
@@ -20,10 +12,6 @@ from torch import Tensor, nn
 from clipself_seg.config.keys import default_config
 from clipself_seg.heads.panoptic import mask_losses
 from clipself_seg.heads.panoptic.generator import CaptionGenerator, GeneratorSizes
-from clipself_seg.heads.panoptic.mask_losses import (
-    MaskCriterion,
-    MaskTargets,
-)
 from clipself_seg.heads.panoptic.pixel_decoder import DeformableAttention
 
 # None of this is transformers' public interface: setup.cfg says which versions have it.
@@ -68,9 +56,6 @@ QUERY_DECODER = [
 ]
 # Masks do not depend on these, and transformers has nothing like them.
 OURS_ALONE = ("class_embed.", "post_mask_embed.")
-CLASSES, QUERIES = 4, 6
-POINTS = 60
-Layer = tuple[Tensor, Tensor]
 
 
 def renamed(named: Mapping[str, Tensor], names: list[tuple[str, str]]) -> dict[str, Tensor]:
@@ -236,52 +221,6 @@ def test_untrained_heads_look_where_theirs_do():
         torch.testing.assert_close(outputs, expected, atol=1e-6, rtol=0)
 
 
-def criterion_of_theirs(classes: int):
-    config = theirs.Mask2FormerConfig(num_labels=classes, train_num_points=POINTS)
-    return theirs.Mask2FormerLoss(config, weight_dict={})
-
-
-def targets(*counts: int) -> list[MaskTargets]:
-    """Random segments on a canvas of 32 x 48, overlapping as they like."""
-    return [
-        MaskTargets(torch.randint(CLASSES, (count,)), torch.rand(count, 32, 48) > 0.6)
-        for count in counts
-    ]
-
-
-def layers(count: int, batch: int, classes: int = CLASSES) -> list[Layer]:
-    """Class logits with void, and mask logits of stride 4, that learn."""
-    shapes = (batch, QUERIES, classes + 1), (batch, QUERIES, 8, 12)
-    return [tuple(2 * torch.randn(shape) for shape in shapes) for _ in range(count)]
-
-
-def losses_of_theirs(
-    predictions: list[Layer], wanted: list[MaskTargets], classes: int
-) -> dict[str, Tensor]:
-    """With the weights and under the names of ours."""
-    *earlier, (class_logits, mask_logits) = predictions
-    losses = criterion_of_theirs(classes)(
-        mask_logits,
-        class_logits,
-        # They sample masks as they are given, and booleans cannot be.
-        [one.masks.float() for one in wanted],
-        # Without classes, everything is the first one.
-        [one.labels % classes for one in wanted],
-        [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in earlier],
-    )
-    terms = {
-        "loss_cross_entropy": ("loss_class", 2.0),
-        "loss_mask": ("loss_mask", 5.0),
-        "loss_dice": ("loss_dice", 5.0),
-    }
-    return {
-        name.replace(term, ours): weight * value
-        for term, (ours, weight) in terms.items()
-        for name, value in losses.items()
-        if name.startswith(term)
-    }
-
-
 def test_default_settings_are_those_of_transformers():
     config = theirs.Mask2FormerConfig()
     weights = (config.class_weight, config.mask_weight, config.dice_weight)
@@ -294,21 +233,3 @@ def test_default_settings_are_those_of_transformers():
     assert default_config().MODEL.MASK_FORMER.TRAIN_NUM_POINTS == config.train_num_points
     assert mask_losses.OVERSAMPLE == config.oversample_ratio
     assert mask_losses.IMPORTANT == config.importance_sample_ratio
-
-
-@pytest.mark.parametrize("class_agnostic", [False, True])
-# The second image, or all of them, without a target; more targets than queries.
-@pytest.mark.parametrize("counts", [(3, 0, 1), (2,), (0, 0), (QUERIES + 2, 4)])
-def test_losses_and_gradients_of_every_layer_are_the_same(counts, class_agnostic):
-    classes = 1 if class_agnostic else CLASSES
-    wanted, predictions = targets(*counts), layers(4, len(counts), classes)
-    logits = [one.requires_grad_() for layer in predictions for one in layer]
-    criterion = MaskCriterion(class_agnostic=class_agnostic, points=POINTS)
-    torch.manual_seed(4)
-    losses = criterion.losses(predictions, wanted)
-    torch.manual_seed(4)
-    expected = losses_of_theirs(predictions, wanted, classes)
-    assert len(losses) == 12
-    torch.testing.assert_close(losses, expected)
-    gradients = [torch.autograd.grad(sum(each.values()), logits) for each in (losses, expected)]
-    torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)

@@ -65,6 +65,12 @@ RECIPE = "distill/coco_patches"
 MINI_RECIPE = "mini/patches"
 # Part of a CLIP's name -> tower whose configuration its family needs beside the name.
 FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
+# Of a CLIP's name -> what it needs beside `WITHOUT_TRAINING`: of a stride of 32 pixels the 336 of the windows are no
+# multiple, and convolutional towers have no values of an attention.
+NEEDED = {
+    r"-32(-|$)|^RN\d|^convnext": ("MODEL.ZERO_SHOT.WINDOW", "352"),
+    r"^RN\d|^convnext": ("MODEL.CLIP.DENSE", "token"),
+}
 # What a run leaves in its folder, the first that is there.
 OF_RUNS = ("model_final.pth", "clip_final.safetensors")
 CONFIG = "config.yaml"
@@ -186,7 +192,8 @@ def find_distillation(model: str | None = None) -> ModelChoice:
     configs = zoo()[model].configs if model in zoo() else ()
     named = next((config for config in configs if config.startswith(f"{RECIPE}+")), RECIPE)
     mini = choice.config_file == MINI_WITHOUT_TRAINING
-    return choice._replace(task=DISTILLATION, config_file=MINI_RECIPE if mini else named)
+    config = MINI_RECIPE if mini else named
+    return choice._replace(task=DISTILLATION, config_file=config, opts=choice.opts[:2])
 
 
 def of_weights(name: str) -> ModelChoice | None:
@@ -316,13 +323,15 @@ def _without_training(name: str, weights: str) -> ModelChoice:
     """
     tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
     config = MINI_WITHOUT_TRAINING if name in MINI_CLIPS.values() else f"{WITHOUT_TRAINING}{tower}"
-    opts = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
+    opts: tuple[str, ...] = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
+    for pattern, needed in NEEDED.items():
+        opts += needed if re.search(pattern, name) else ()
     return ModelChoice("semantic", config, weights, opts, OF_CLIP)
 
 
 def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
     """Panoptic segmentation, or detection, by the CLIP of a choice of `_without_training`, which names masks."""
-    opts = (*choice.opts, "MODEL.CLIP_BRANCH.WEIGHTS", "")  # the CLIP itself names them
+    opts = (*choice.opts[:2], "MODEL.CLIP_BRANCH.WEIGHTS", "")  # the CLIP itself names them
     if choice.config_file == MINI_WITHOUT_TRAINING:
         return choice._replace(task=task, config_file=MINI_OF_MASKS, opts=opts)
     tower = next(

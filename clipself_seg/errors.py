@@ -16,9 +16,7 @@ from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
-NO_READER = (
-    141  # that of a program whose output nobody reads any more, as in `clipself-seg weights | head`
-)
+NO_READER = 141  # that of a program whose output nobody reads any more, as of a shell
 GOES_ON = "the same command goes on"
 # Packages that are not on PyPI under their own names.
 PINNED = ("detectron2", "panopticapi")

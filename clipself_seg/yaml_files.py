@@ -81,7 +81,8 @@ def find_file(file: str | os.PathLike[str]) -> Path:
         return place
     folder = str(path).removesuffix(".yaml").removesuffix(_name(path))
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
-    near += [f"{folder}{name}.yaml" for name in (*names(), *_on_towers())]
+    towers = ["", *(f"+{path.stem}" for path in TOWERS.glob("*.yaml"))]
+    near += [f"{folder}{name}{tower}.yaml" for name in names() for tower in towers]
     raise InputError(f"no config file {path}; {nearest(str(path), near)}")
 
 
@@ -90,12 +91,6 @@ def names() -> list[str]:
     others = {NAMES, *FRAGMENTS, CONFIGS / "tables"}
     files = [file for file in CONFIGS.rglob("*.yaml") if others.isdisjoint((file, file.parent))]
     return sorted([*_named(), *(_name(file) for file in files)])
-
-
-def _on_towers() -> Iterator[str]:
-    """Every name with every tower over it, such as "distill/coco_patches+eva02_vitb16"."""
-    towers = [path.stem for path in TOWERS.glob("*.yaml")]
-    return (f"{name}+{tower}" for name in names() for tower in towers)
 
 
 def with_recipes(file: str, recipes: str) -> str:

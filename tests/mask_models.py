@@ -1,5 +1,6 @@
 """Tiny random models of transformers' that find masks, saved as they are shared."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,8 @@ def _sam3(tf):
     return model, tf.Sam3ImageProcessor(size={"height": SIDE, "width": SIDE})
 
 
-def _eomt(tf):
-    config = tf.EomtConfig(
+def _eomt(tf, kind: str = "Eomt", **more):
+    config = getattr(tf, f"{kind}Config")(
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -70,9 +71,11 @@ def _eomt(tf):
         num_queries=6,
         num_register_tokens=0,
         num_labels=5,
+        **more,
     )
     size = {"shortest_edge": SIDE, "longest_edge": SIDE}
-    return tf.EomtForUniversalSegmentation(config), tf.EomtImageProcessor(size=size)
+    model = getattr(tf, f"{kind}ForUniversalSegmentation")(config)
+    return model, tf.EomtImageProcessor(size=size)
 
 
 def _mask2former(tf):
@@ -103,6 +106,7 @@ def _mask2former(tf):
 
 
 BUILDERS = {"sam2": _sam2, "sam3": _sam3, "eomt": _eomt, "mask2former": _mask2former}
+BUILDERS["eomt-dinov3"] = partial(_eomt, kind="EomtDinov3", intermediate_size=64)
 
 
 def save_mask_model(kind: str, folder: Path) -> Path:

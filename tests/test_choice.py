@@ -11,9 +11,12 @@ from clipself_seg.choice import (
     TRAINED,
     ModelChoice,
     find_clip,
+    find_distillation,
     find_model,
     list_models,
 )
+from clipself_seg.clip.find_kind import find_architecture
+from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 
 
@@ -40,6 +43,15 @@ def test_a_clip_alone_segments_without_training():
     assert distilled.config_file == "zero_shot/base"
     assert distilled.opts == ("MODEL.CLIP.NAME", "EVA02-B-16")
     assert find_model("ViT-B-16-SigLIP2:webli").config_file == "zero_shot/base+siglip2_vitb16"
+
+
+def test_windows_are_whole_patches_of_every_clip():
+    clips = {entry.model: name for name, entry in zoo().items() if entry.model}
+    for clip, name in clips.items():
+        choice, patch = find_model(name), find_architecture(clip).signature.patch_size
+        window = load_config(choice.config_file, choice.opts).MODEL.ZERO_SHOT.WINDOW
+        assert window % patch == 0, name
+        load_config(find_distillation(name).config_file, find_distillation(name).opts)
 
 
 def test_a_clip_alone_names_the_masks_of_another_model():

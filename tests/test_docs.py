@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
+from open_clip import list_pretrained
 from write_tables import PAGES as TABLES
 from write_tables import configs_table, weights_table
 
@@ -28,11 +29,13 @@ import reproduce
 import setup_env
 from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_MODELS, SHIPPED_TAGS, zoo
+from clipself_seg.choice import OF_MODELS
 from clipself_seg.clip.find_kind import KINDS, list_architectures, model_configs
 from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
+from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.imports import OPTION, VARIABLE
 from clipself_seg.yaml_files import find_file, names
 from tests.conftest import ROOT
@@ -305,6 +308,40 @@ def test_official_names_need_no_further_keys():
     official = [words for words in {*BLOCKS, *SPANS} if zoo().keys() & set(words)]
     assert len(official) > 3 and not [words for words in official if "--opts" in words]
     assert not [words for words in official if any("POOLING" in word for word in words)]
+
+
+def named_weights() -> set[tuple[str, str, str]]:
+    """CLIP (empty where no configuration is named), key or option, and value of all weights that pages name."""
+    found = set()
+    for words in {*BLOCKS, *SPANS}:
+        pairs = [*zip(words, words[1:])]
+        configs = [
+            value for option, value in pairs if option == "--config-file" and find_file(value)
+        ]
+        clip = load_config(configs[0]).MODEL.CLIP.NAME if configs else ""
+        found |= {
+            (clip, option, value) for option, value in pairs if option in ("--model", *WEIGHTS)
+        }
+    for page in PAGES:
+        text = TEXTS[page]
+        found |= {
+            ("", "--model", name) for name in re.findall(r'clipself_seg.load\("([^"]+)"', text)
+        }
+        found |= {("", "load_clip", name) for name in re.findall(r'load_clip\("([^"]+)"\)', text)}
+        found |= {("", *pair) for pair in re.findall(r'"(MODEL[A-Z_.]+WEIGHTS)", "([^"]+)"', text)}
+    return found
+
+
+@pytest.mark.parametrize(("clip", "key", "value"), sorted(named_weights()), ids=str)
+def test_weights_that_a_page_names_are_known_or_files_of_the_reader(clip, key, value):
+    name = value.removeprefix(SCHEME).rpartition("=")[2]  # TITLE=NAME
+    if entry := zoo().get(name):
+        assert entry.key == key or entry.key in OF_MODELS and key in ("--model", "load_clip")
+        assert all(find_file(config) for config in entry.configs)
+    elif not re.search(r"/|^my_|\.(pth|pt|pkl|safetensors|onnx)$", name):  # not the reader's own
+        known = {"", "random", "mini", *SHIPPED_TAGS, *SHIPPED_MODELS}
+        tags = {tag for model, tag in list_pretrained() if not clip or model == clip}
+        assert name in known | (tags if key != "--model" else {*list_architectures()})
 
 
 def test_targets_of_make_and_of_the_set_up_exist():

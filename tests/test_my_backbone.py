@@ -420,7 +420,7 @@ def test_the_command_line_gives_its_modules_to_all_processes(monkeypatch, tmp_pa
     monkeypatch.setenv(imports.VARIABLE, "")
     (tmp_path / "first_module.py").write_text("")
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--import", "first_module.py", "SEED", "1", "--import=json.tool"]
+    words = ["train", "--import", "first_module", "SEED", "1", "--import=json.tool"]
     assert imports.take_imports(words) == ["train", "SEED", "1"]
     assert imports.typed_environment() == {
         imports.VARIABLE: f"{tmp_path}/first_module.py:json.tool"

@@ -126,7 +126,7 @@ def set_up(venv: Path, wanted: Optional[str], detectron2: str) -> None:
     say("[3/4] detectron2 and panopticapi")
     if detectron2 == "source":
         steps.build_pinned(python)
-    steps.add_pinned(python, site)
+    steps.run(python, "-m", "clipself_seg", "install-detectron2")
     say("[4/4] first import")
     steps.run(python, "-c", FIRST_IMPORT)
     stamp.write_text(fingerprint())

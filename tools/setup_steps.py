@@ -14,7 +14,7 @@ from typing import Optional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # nothing is installed yet
 
-from clipself_seg.pinned_wheels import PINS, install  # noqa: E402
+from clipself_seg.pinned_wheels import PINS  # noqa: E402
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
@@ -134,21 +134,6 @@ def drop_half_installed(site: Path) -> None:
     for info in site.glob("*.dist-info"):
         if not (info / "INSTALLER").exists():
             shutil.rmtree(str(info))
-
-
-def importable(python: Path, package: str) -> bool:
-    """True if a package (not only a folder of that name) is there; it is not imported."""
-    code = "import importlib.util as u; s = u.find_spec(%r); print(bool(s and s.origin))" % package
-    return ask(python, code) == "True"
-
-
-def add_pinned(python: Path, site: Path) -> None:
-    """Install what is missing of `PINS`; what can be imported already is kept."""
-    for pin in PINS:
-        if importable(python, pin.package):
-            say("keeping the %s that is there" % pin.package)
-        else:
-            install(pin, python, site, run)
 
 
 def build_pinned(python: Path) -> None:

@@ -50,11 +50,12 @@ LICENCES = {
 def zoo_table() -> str:
     """A folded table for each family, a row for each official checkpoint."""
     heads = ["name", "size", "may I ship it: licence", "published"]
-    tables = {title: markdown_table(heads, map(_row, own)) for title, own in _by_family().items()}
-    return "\n".join(
-        f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n{tables[title]}\n\n</details>\n"
-        for title, own in _by_family().items()
-    )
+    tables = []
+    for title, own in _by_family().items():
+        head = f"<details><summary><b>{title}</b> ({len(own)})</summary>"
+        table = markdown_table(heads, [*map(_row, own)])
+        tables.append(f"{head}\n\n{table}\n\n</details>\n")
+    return "\n".join(tables)
 
 
 def _row(entry: Entry) -> list[str]:

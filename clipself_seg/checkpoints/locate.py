@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import sys
@@ -35,16 +34,15 @@ from clipself_seg.files import home_expanded
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
-# Files of open_clip's models on the hub: timm's name, and LAION's, of which older repositories have the .bin alone.
-OPEN_CLIP_FILES = (
+# The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
+# open_clip's file; timm's ``model.safetensors`` is the image tower alone.
+TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = (  # what is looked for where no file is named: open_clip's of timm, open_clip's of LAION, transformers'
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
+    *TRANSFORMERS_FILES,
 )
-# The same CLIP often lies beside it in transformers' layout, which takes its config.json to say the activation; timm's
-# ``model.safetensors`` is the image tower alone.
-TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
-FILES = (*OPEN_CLIP_FILES, *TRANSFORMERS_FILES)  # what is looked for where no file is named
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 
@@ -124,6 +122,8 @@ def hub_file(name: HubName) -> Path:
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     try:
         return _fetch(name, wanted)
+    except NotFetched as error:
+        raise _by_hand(name, wanted, error) from None
     except FileNotFoundError:
         raise InputError(
             f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:weights.pt"
@@ -146,11 +146,14 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
     if folder := present_folder(name, needed):
         return folder
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
-    with _errors_of_hub(name, needed):
-        how = _of_hub(name)
-        # Needed ones last: what is interrupted lacks some.
-        for files in filter(None, ([*others], [*others, *needed])):
-            folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
+    try:
+        with _errors_of_hub(name):
+            how = _of_hub(name)
+            # Needed ones last: what is interrupted lacks some.
+            for files in filter(None, ([*others], [*others, *needed])):
+                folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
+    except NotFetched as error:
+        raise _by_hand(name, needed, error) from None
     assert folder is not None
     for file in needed:
         if not (folder / file).is_file():
@@ -207,7 +210,7 @@ def _fetch(name: HubName, wanted: Sequence[str]) -> Path:
         FileNotFoundError: the repository has none of them.
         NotFetched, InputError: as `hub_file`.
     """
-    with _errors_of_hub(name, wanted):
+    with _errors_of_hub(name):
         how = _of_hub(name)
         path = next(filter(None, (_downloaded(name, file, how) for file in wanted)), None)
         if path is not None and path.name in TRANSFORMERS_FILES:
@@ -246,9 +249,8 @@ def _check_digest(path: Path, name: HubName) -> None:
 
 
 @contextlib.contextmanager
-def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
-    """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`, which says what
-    to fetch by hand, and where to put it."""
+def _errors_of_hub(name: HubName) -> Iterator[None]:
+    """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`."""
     try:
         yield
     except Exception as error:
@@ -256,10 +258,16 @@ def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
             raise
         cause = error.__cause__ or error
         raise NotFetched(
-            f"{HUB}{name.repository} is not on this machine; {name.page} cannot be fetched "
-            f"({type(cause).__name__}: {in_short(cause)}): fetch {' or '.join(wanted)} from {name.page} into "
-            f"{name.folder}, or give the path where you have it"
+            f"{name.page} cannot be fetched ({type(cause).__name__}: {in_short(cause)})"
         ) from None
+
+
+def _by_hand(name: HubName, wanted: Sequence[str], error: NotFetched) -> NotFetched:
+    """The error about files of the hub that says where a person gets them, and where to put them."""
+    return NotFetched(
+        f"{HUB}{name.repository} is not on this machine; {error}: fetch {' or '.join(wanted)} from {name.page} into "
+        f"{name.folder}, or give the path where you have it"
+    )
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
@@ -323,24 +331,24 @@ def fetch(entry: Entry) -> Path:
             put it.
     """
     for one in same_weights(entry):
-        if present := present_file(one):
-            check_entry(present, one)
-            return present
+        if path := present_file(one):
+            check_entry(path, one)
+            return path
     own = weights_folder() / entry.file
     addresses = _addresses(entry)
     if addresses:
-        megabytes = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
-        licence = f"; licence: {entry.licence}" if entry.licence else ""
-        sys.stderr.write(f"fetching {entry.name}{megabytes} from {addresses[0]}{licence}\n")
+        sys.stderr.write(
+            f"fetching {entry.name} (size {entry.how_large}) from {addresses[0]}; licence {entry.licence}, "
+            f"may ship: {entry.may_ship}\n"
+        )
     failed = []
-    for stem, group in itertools.groupby(addresses, _stem):
-        files = [address.removeprefix(stem) for address in group]
+    for address in addresses:
         try:
-            if name := _hub_address(stem + files[0]):
-                path = _fetch(name, files)
+            if name := _hub_address(address):
+                path = _fetch(name, [name.file])
                 check_entry(path, entry)
                 return path
-            download(stem, own, size=entry.size, sha256=entry.sha256)
+            download(address, own, size=entry.size, sha256=entry.sha256)
             return own
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
@@ -384,7 +392,7 @@ def published_as(path: Path, model: str) -> Entry | None:
     if not path.is_file():
         return None
     for entry in (one for one in zoo().values() if one.model == model):
-        if (present := present_file(entry)) and path.samefile(present):
+        if (own := present_file(entry)) and path.samefile(own):
             return entry
         sized = entry.size in (None, path.stat().st_size)
         if len(entry.sha256) == 64 and sized and file_sha256(path) == entry.sha256:
@@ -392,20 +400,21 @@ def published_as(path: Path, model: str) -> Entry | None:
     return None
 
 
-def published_file(name: str, repository: str) -> Path:
-    """The file of an open_clip tag, as `fetch` gives that of an entry.
+def published_file(repository: str) -> Path:
+    """The file of an open_clip tag: that of the zoo's entry, or what its repository has.
 
     Args:
-        name: model and tag, as the zoo has them.
         repository: where open_clip says that it is on the Hugging Face hub.
     """
-    stem = f"{HUGGING_FACE}/{repository.rstrip('/')}/resolve/main/"
-    for entry in zoo().values():
-        if any(address.startswith(stem) for address in entry.addresses):
-            return fetch(entry)
-    addresses = tuple(f"{stem}{file}" for file in OPEN_CLIP_FILES)
-    file = f"{name.replace(':', '-')}.safetensors"
-    return fetch(Entry(name=name, file=file, addresses=addresses))
+    name = HubName(repository.rstrip("/"))
+    entries = (
+        entry
+        for entry in zoo().values()
+        for file in map(_hub_address, entry.addresses)
+        if file and file.repository == name.repository
+    )
+    entry = next(entries, None)
+    return hub_file(name) if entry is None else fetch(entry)
 
 
 def _hub_address(address: str) -> HubName | None:
@@ -415,12 +424,6 @@ def _hub_address(address: str) -> HubName | None:
     if match is None:
         return None
     return HubName(match[2], match[3], match[4], "space" if match[1] else "model")
-
-
-def _stem(address: str) -> str:
-    """The beginning that files of one repository of the hub have in common; all of an address elsewhere."""
-    name = _hub_address(address)
-    return address.removesuffix(name.file) if name else address
 
 
 def _addresses(entry: Entry) -> Sequence[str]:

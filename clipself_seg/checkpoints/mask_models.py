@@ -1,6 +1,6 @@
 """Models of other projects that find masks, by what a user types: their repositories, licences and folders.
 
-    sam2, sam3, eomt, mask2former     a repository of the hub, see `MASK_MODELS`
+    sam2, eomt, mask2former, ...      a repository of the hub, see `MASK_MODELS`
     facebook/sam2.1-hiera-tiny        another one of these families
     hf-hub:org/name@revision          any other one
     ./sam2                            a folder: of a model if it has config.json and model.safetensors, else of masks
@@ -23,33 +23,38 @@ from clipself_seg.checkpoints.locate import (
     hub_name,
     present_folder,
 )
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
 
 class MaskModel(NamedTuple):
-    """A family of models that find masks.
+    """A model that finds masks.
 
     Attributes:
-        repository: of the hub, of the one that the family's name stands for.
-        family: beginning of the names of the family's repositories.
-        licence: as the publisher states it.
-        gated: the hub gives its files only to those who accepted the licence.
+        repository: of the hub.
+        family: beginning of the names of its family's repositories; empty for one that was typed.
     """
 
     repository: str
-    family: str
-    licence: str
-    gated: bool = False
+    family: str = ""
+
+    @property
+    def licence(self) -> str:
+        """As the zoo states it of the family, else where to read it."""
+        for name, model in MASK_MODELS.items():
+            if self.repository.startswith(model.family):
+                return zoo()[name].licence
+        return f"see {HUGGING_FACE}/{self.repository}"
 
 
+# By their names in the zoo. Of Mask2Former's swin-large main has a pickle alone.
 MASK_MODELS = {
-    "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2", "Apache-2.0"),
-    "sam3": MaskModel("facebook/sam3", "facebook/sam3", "SAM License", gated=True),
-    "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_", "MIT"),
+    "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2"),
+    "sam3": MaskModel("facebook/sam3", "facebook/sam3"),
+    "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_"),
+    "eomt-dinov3": MaskModel("tue-mps/eomt-dinov3-coco-panoptic-large-640", "tue-mps/eomt-dinov3-"),
     "mask2former": MaskModel(
-        "facebook/mask2former-swin-large-coco-panoptic",
-        "facebook/mask2former-",
-        "MIT for most of its repository, nothing stated about the weights",
+        "facebook/mask2former-swin-base-coco-panoptic", "facebook/mask2former-"
     ),
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
@@ -96,15 +101,18 @@ def mask_model(given: str) -> tuple[HubName, MaskModel]:
     """The repository of a model that is named, see `is_mask_model_name`, and what is known of it.
 
     Raises:
-        InputError: it names nothing on the hub, or a file.
+        InputError: it names nothing on the hub, a file, or SAM 3.1, which has no such files.
     """
     known = MASK_MODELS.get(given)
     name = hub_name(HUB + (known.repository if known else given.removeprefix(HUB)))
     if name.file:
         raise InputError(f"{given} names a file: name the repository, {HUB}{name.repository}")
-    family = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
-    unknown = MaskModel(name.repository, "", f"see {HUGGING_FACE}/{name.repository}")
-    return name, known or next(family, unknown)
+    if name.repository.startswith("facebook/sam3.1"):
+        raise InputError(
+            f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
+            f"{MASK_MODELS['sam3'].repository}"
+        )
+    return name, MaskModel(name.repository)
 
 
 def mask_model_folder(given: str) -> Path:
@@ -118,7 +126,7 @@ def mask_model_folder(given: str) -> Path:
     if folder := present_folder(name, NEEDED):
         return folder
     sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
-    if model.gated:
+    if "gated" in model.licence:  # the hub asks who takes it
         raise InputError(
             f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, then "
             f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "

@@ -29,7 +29,7 @@ from clipself_seg.checkpoints.mask_models import (
     mask_model,
     mask_model_folder,
 )
-from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, zoo
+from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, same_weights, zoo
 from clipself_seg.errors import MissingPackage, require_installed
 
 ARCHITECTURES = Path(__file__).parent.parent / "clip" / "architectures"
@@ -96,7 +96,7 @@ def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
     names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
     for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
         entry = entry_of(name, clip)
-        if entry and present_file(entry) is None:
+        if entry and not any(map(present_file, same_weights(entry))):
             origin = (entry.addresses or entry.pages)[0]
             by_hand = f"{origin} as {weights_folder() / entry.file}"
             yield Part(entry, by_hand, functools.partial(fetch, entry))

@@ -6,9 +6,8 @@ module needs, or says what does not fit; `is_finite` looks for NaN, `nearly_equa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS, zoo
 from clipself_seg.errors import InputError, shown
+from clipself_seg.files import parse_json
+from clipself_seg.schema import NUMBER, OBJECT, TEXT, Kind, check, one_of
 
 WRAPPERS = (
     "model",
@@ -32,9 +33,29 @@ WRAPPERS = (
 )  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 ACTIVATIONS = ("gelu", "quick_gelu")
-# Entries of files that have one of these words.
-CHOICES = {"activation": ACTIVATIONS, "resize_mode": ("shortest", "squash")}
 VARIANT = "variant"
+MEAN, STD = "pixel_mean", "pixel_std"
+
+
+def _three_numbers(text: object) -> tuple[float, ...]:
+    """Those of red, green and blue, of the text of their JSON; none of anything else."""
+    try:
+        numbers = parse_json(text, "", [NUMBER])
+    except InputError:
+        return ()
+    return tuple(map(float, numbers)) if len(numbers) == 3 else ()
+
+
+# What `save_clip` writes beside the tensors, with `dense_feature.entries`.
+ENTRIES = {
+    "activation?": one_of(*ACTIVATIONS),
+    "resize_mode?": one_of("shortest", "squash"),
+    f"{VARIANT}?": TEXT,
+    f"{MEAN}?": Kind("the JSON of three numbers", lambda text: bool(_three_numbers(text))),
+    f"{STD}?": Kind(
+        "the JSON of three positive numbers", lambda text: min(_three_numbers(text), default=0) > 0
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,64 +126,39 @@ def _is_safetensors(path: Path) -> bool:
     return not known and path.suffix.lower() == ".safetensors"
 
 
-def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, object]) -> Checkpoint:
+def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint with the activation, normalisation and dense feature that `save_clip` wrote beside its tensors."""
-    path = checkpoint.path
-    variant = stored.get(VARIANT, "")
-    chosen: dict[str, Any] = {name: stored.get(name) for name in CHOICES}
-    for name, value in chosen.items():
-        if not (value is None or isinstance(value, str) and value in CHOICES[name]):
-            choices = " nor ".join(CHOICES[name])
-            raise InputError(f"{path}: {name} is {shown(value)}, neither {choices}; fetch it again")
-    if not isinstance(variant, str):
-        raise InputError(f"{path}: variant is {shown(variant)}, not a name; fetch it again")
+    check(dict(stored), ENTRIES, checkpoint.path, "fetch it again")
     return dataclasses.replace(
         checkpoint,
-        **chosen,
-        mean=_pixel_numbers(stored, "pixel_mean", path),
-        std=_pixel_numbers(stored, "pixel_std", path),
-        dense=stated_feature(stored, path),
-        variant=variant,
+        activation=stored.get("activation"),
+        resize_mode=stored.get("resize_mode"),
+        mean=_three_numbers(stored[MEAN]) if MEAN in stored else None,
+        std=_three_numbers(stored[STD]) if STD in stored else None,
+        dense=stated_feature(stored, checkpoint.path),
+        variant=stored.get(VARIANT, ""),
         model=str(stored.get("name", "")),
         start=str(stored.get("start", "")),
     )
-
-
-def _pixel_numbers(
-    stored: Mapping[str, object], name: str, path: Path
-) -> tuple[float, float, float] | None:
-    """Numbers of red, green and blue that a file has as JSON, None where it has none."""
-    if (text := stored.get(name)) is None:
-        return None
-    try:
-        numbers = json.loads(text) if isinstance(text, str) else ()
-        red, green, blue = (float(number) for number in numbers)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        usable = False
-    else:
-        usable = all(math.isfinite(number) for number in (red, green, blue))
-        usable = usable and (name != "pixel_std" or min(red, green, blue) > 0)
-    if not usable:
-        raise InputError(f"{path}: {name} is {shown(text)}, not three numbers; fetch it again")
-    return red, green, blue
 
 
 def feature_of_weights(weights: str) -> DenseFeature:
     """The dense feature that weights say they were distilled for, `ANY` where they say nothing; reads no tensors.
 
     Args:
-        weights: a name of the zoo or of shipped weights, or a path; of other files than safetensors nothing is read.
-
-    Raises:
-        InputError: a file is damaged.
+        weights: a name of the zoo or of shipped weights, or a path; of other files than safetensors nothing is read,
+            and what is damaged says nothing here.
     """
     if weights in SHIPPED_TAGS:
         return ANY if weights in MINI_CLIPS else DenseFeature()
     if weights in zoo():
         return DenseFeature() if zoo()[weights].distilled else ANY
     path = Path(weights)
-    stored = _stored(path) if path.suffix == ".safetensors" and path.is_file() else {}
-    return stated_feature(stored, path) if KIND_ENTRY in stored else ANY
+    if path.suffix == ".safetensors" and path.is_file():
+        with contextlib.suppress(InputError):
+            stored = _stored(path)
+            return stated_feature(stored, path) if KIND_ENTRY in stored else ANY
+    return ANY
 
 
 def _stored(path: Path) -> dict[str, object]:
@@ -189,15 +185,7 @@ def parse_metadata(text: object, path: Path) -> dict[str, object]:
     Raises:
         InputError: it is no JSON of an object.
     """
-    try:
-        metadata = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        metadata = None
-    if not isinstance(metadata, dict):
-        raise InputError(
-            f"{path}: its metadata is {shown(text)}, not the JSON of an object; fetch it again"
-        )
-    return metadata
+    return parse_json(text, f"the metadata of {path}", OBJECT)
 
 
 def unwrap(content: object, path: Path) -> dict[str, Tensor]:

@@ -150,13 +150,6 @@ class Entry:
             return f"{self.size / 1e6:,.0f} MB"
         return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
 
-    @property
-    def how_large(self) -> str:
-        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
-        if self.size:
-            return f"{self.size / 1e6:,.0f} MB"
-        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
-
 
 @functools.cache
 def zoo() -> dict[str, Entry]:
@@ -213,19 +206,11 @@ def official(key: str, config: str | os.PathLike[str]) -> str:
 
     Args:
         key: configuration key that takes them.
-        config: a file, or a folder below ``configs/`` for all that is in it, such as "semseg/".
+        config: name of one below ``configs/``, or of a folder there for all that is in it, such as "semseg/".
     """
     place = os.fspath(config)
-    path = "/" + os.path.splitext(place)[0].replace(os.sep, "/")
-    names = [
-        entry.name
-        for entry in zoo().values()
-        if entry.key == key
-        and any(
-            config.startswith(place) if place.endswith("/") else path.endswith(f"/{config}")
-            for config in entry.configs
-        )
-    ]
+    entries = [entry for entry in zoo().values() if entry.key == key]
+    names = [e.name for e in entries if place and any(c.startswith(place) for c in e.configs)]
     return ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
 
 

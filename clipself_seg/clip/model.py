@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
-from clipself_seg.checkpoints.locate import locate, published_as, published_file
+from clipself_seg.checkpoints.locate import is_remote, locate, published_as, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.zoo import (
     MINI_CLIPS,
@@ -298,7 +298,8 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     if weights in SHIPPED_TAGS:
         return _shipped(weights), {}
     path = None
-    if os.sep in weights or Path(weights).suffix:  # no tag, for which open_clip would be imported
+    is_path = os.sep in weights or Path(weights).suffix
+    if is_path or is_remote(weights):  # no tag, for which open_clip would be imported
         path = locate(weights)
         known = published_as(path, architecture.name)
         if known is None:
@@ -308,7 +309,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     import open_clip
 
     if published := open_clip.get_pretrained_cfg(architecture.name, weights):
-        path = path or published_file(f"{architecture.name}:{weights}", published["hf_hub"])
+        path = path or published_file(published["hf_hub"])
         return _original(read_checkpoint(path)), published
     if entry := zoo().get(weights):
         if ":" in weights:

@@ -6,6 +6,20 @@ have is in its `TowerKind`. Two are written:
 - official: OpenAI's, open_clip's and CLIPSelf's names for OpenAI ViTs and ResNets (text tower at the
   top level); EVA-CLIP's and CLIPSelf's names for EVA-02 (text tower under ``text.``);
 - open_clip: the same for OpenAI ViTs and ResNets; timm's names under ``visual.trunk.`` for EVA-02.
+
+Published files have more than the weights of both towers; `NO_WEIGHTS` names all of it that is left out, and any other
+tensor is refused. By family, and where that is known from:
+
+OpenAI's ViTs and ResNets   input_resolution, context_length, vocab_size (openai/CLIP, clip/model.py `build_model`);
+                            num_batches_tracked of ResNets (the .bin of timm/resnet50_clip.openai)
+transformers' CLIP, SigLIP  position_ids (openai/clip-vit-base-patch32, google/siglip2-base-patch16-224)
+EVA-02 and its students     rotary tables, attn_mask: buffers that mmcv saves although they are not persistent
+                            (wusize/CLIPSelf issue 24, of F-ViT's files)
+TIPSv2                      mask_token, which `tips` leaves out (google/tipsv2-b14)
+LAION, DataComp, DFN, MetaCLIP, ConvNeXt, SigLIP and PE-Core by timm: nothing; theirs are open_clip's state dicts
+CLIPSelf's releases         epoch and name beside the state_dict (their training's code); no tensors
+
+What stands beside a state dict, such as an optimiser's state or the best score, is not read.
 """
 
 from __future__ import annotations
@@ -46,9 +60,10 @@ from clipself_seg.files import read_json
 from clipself_seg.schema import TEXT
 
 logger = logging.getLogger(__name__)
-# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
+# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants. F-ViT's files have
+# rotary tables of further lengths, and a flag beside them (wusize/CLIPSelf, issue 24).
 NO_WEIGHTS = re.compile(
-    r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
+    r"(^|\.)(freqs_(cos|sin)(_\d+)?|rope\.flag|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
 )
 OF_META = "visual.attn_pool.probe"  # in every file of PE-Core that Meta published, and in no other

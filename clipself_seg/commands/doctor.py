@@ -136,23 +136,21 @@ def _device() -> None:
 
 
 def _weights() -> None:
-    from clipself_seg.checkpoints.locate import VARIABLE, weights_folder
+    from clipself_seg.checkpoints.locate import VARIABLE, present_file, weights_folder
     from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_MODELS, shipped_tags, zoo
 
     tags = shipped_tags()
     missing = [tag for tag in IN_WHEEL if tag not in tags]
     missing += [tag for tag, path in SHIPPED_MODELS.items() if not path.exists()]
-    _say("", "Weights")
-    if missing:
-        _say(f"  {', '.join(missing)}: missing, install clipself_seg again")
-    else:
-        _say(f"  that come with the package: {', '.join([*tags, *SHIPPED_MODELS])}")
-    folder = weights_folder()
-    here = [entry.name for entry in zoo().values() if (folder / entry.file).exists()]
+    own = f"  that come with the package: {', '.join([*tags, *SHIPPED_MODELS])}"
+    lost = f"  {', '.join(missing)}: missing, install clipself_seg again"
+    here = [entry.name for entry in zoo().values() if present_file(entry)]
     _say(
-        f"  official ones in {folder} (${VARIABLE}): {', '.join(here) or 'none yet'}",
-        f"  {len(zoo())} have names by which they are fetched, such as --model catseg-base: docs/models.md",
-        "  (Which checkpoints load); MODEL.WEIGHTS and MODEL.CLIP.WEIGHTS take names and paths",
+        "",
+        "Weights",
+        lost if missing else own,
+        f"  official ones in {weights_folder()} (${VARIABLE}): {', '.join(here) or 'none yet'}",
+        f"  {len(zoo())} have names by which they are fetched: clipself-seg weights lists them",
     )
 
 

@@ -114,7 +114,9 @@ def explore(args: argparse.Namespace) -> int:
     generator and CLIP anew.
     Exit status: 0, 1 if an image failed and the others are on the page, 2 if there is no page.
     """
-    refuse_without_panoptic(args)
+    for name in PANOPTIC_ONLY:
+        if not args.panoptic and getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} needs --panoptic")
     from clipself_seg.explore.page import write_page
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.loop import complain
@@ -133,17 +135,6 @@ def explore(args: argparse.Namespace) -> int:
     if size > MANY_BYTES:
         sys.stderr.write("browsers are slow with a page of this size: give fewer images\n")
     return 1 if failed else 0
-
-
-def refuse_without_panoptic(args: argparse.Namespace) -> None:
-    """Refuses options of the panoptic model where there is none.
-
-    Raises:
-        InputError: names the first.
-    """
-    for name in PANOPTIC_ONLY:
-        if not args.panoptic and getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} needs --panoptic")
 
 
 def content_of(args: argparse.Namespace) -> Content:

@@ -90,7 +90,7 @@ def _options(parser: CommandLine) -> None:
     options.output(parser, "output/predict")
     formats = dict.fromkeys(name for names in SAVE.values() for name in names)
     save = (
-        f"{', '.join(formats)}; coco is regions in COCO's format (overlays, and labels or panoptic)"
+        f"{', '.join(formats)}; coco: regions in COCO's format (overlays, and labels or panoptic)"
     )
     value(parser, "--save", save, count="+", metavar="FORMAT", choices=formats)
     words = "words that are not in an image: drop them there, or only mark them in the JSON"
@@ -100,24 +100,17 @@ def _options(parser: CommandLine) -> None:
     options.device(parser)
     rare = group(parser, rare=True)
     options.precision(rare)
-    every = within(int, 1)
-    value(rare, "--every", "take one of N frames of a video", 1, metavar="N", kind=every)
+    every = "take one of N frames of a video"
+    value(rare, "--every", every, 1, metavar="N", kind=within(int, 1))
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
     above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
     known = 'images of yours, {"photo.jpg": ["dog"]}, which calibrates it'
     value(rare, "--absent-threshold", above + known, metavar="NUMBER|FILE", kind=_number_or_file)
-    flag(
-        rare,
-        "--ray",
-        "predict on a Ray cluster; inputs may be .txt lists, .parquet, .tar shards, s3:// too",
-    )
-    value(
-        rare,
-        "--workers",
-        "models with --ray (one per GPU, else per core but one)",
-        kind=within(int, 1),
-    )
+    ray = "predict on a Ray cluster; inputs may be .txt lists, .parquet, .tar shards, s3:// too"
+    flag(rare, "--ray", ray)
+    workers = "models with --ray (one per GPU, else per core but one)"
+    value(rare, "--workers", workers, kind=within(int, 1))
     value(rare, "--column", "column of .parquet files with paths, or with the bytes of image files")
     semantic = group(parser, "semantic")
     names = "name of the pixels that belong to no class (background)"

@@ -7,10 +7,10 @@
     clipself-seg weights verify openai-vitb16 # published outputs of the weights, computed anew
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
-needs a browser: get says which page, and where to put the file. "may ship" reads the licence that the publisher states:
-ask means that it leaves the question open. verify fetches the weights and the images that it needs, and prints each
-number beside the published one. Exit status: 0, 1 if a file of check is not the published one or a number of verify
-differs, 2 if a name is unknown or a file cannot be fetched.
+needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states:
+yes and no, a product may contain them or not; ask, the licence leaves it open. verify fetches the weights and the
+images that it needs, and prints each number beside the published one. Exit status: 0, 1 if a file of check is not the
+published one or a number of verify differs, 2 if a name is unknown or a file cannot be fetched.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,19 +30,26 @@ if TYPE_CHECKING:
 
 ACTIONS = ("list", "get", "check", "verify")
 ANSWERS = ("yes", "ask", "no")  # of `Entry.may_ship`
-CLIP = "CLIP alone"
-PART = "part of a model"
-MASKS = "masks for --masks"
+# Keys of what is no model by itself -> headings.
+KINDS = {
+    "MODEL.CLIP.WEIGHTS": "CLIP alone",
+    "MODEL.MASK_GENERATOR.OUTPUTS": "masks for --masks",
+    "": "part of a model",
+}
+LEAST = 20  # letters of numbers, or they are left out
 WIDTH = 100  # letters of a line
-HEADINGS = ("name", "size", "here", "ship?", "licence", "published")
-# Task -> what has to be known of a CLIP that does it without training, in place of its numbers.
-NAMES_MASKS = "names the masks of eomt; no number of both is known"
-WITHOUT_TRAINING = {"panoptic": NAMES_MASKS, "detection": NAMES_MASKS}
+HEADINGS = ("name", "licence", "ship", "size", "here", "published")
+# In place of the numbers of a CLIP that finds segments or boxes.
+BY_MASKS = "by eomt's masks"
+NOTES = (
+    "* of the repository, nothing is said of the weights. All numbers: docs/models.md",
+    "by eomt's masks: the CLIP names what eomt finds; no number of both is known",
+)
 
 
 def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
-    names = "names to get or verify, or the folder to check (the one that get fills)"
+    names = "names to get or verify, or folders to check (those that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
     value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
@@ -62,71 +70,63 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _list(task: str | None, may_ship: str | None) -> int:
+    from tabulate import tabulate
+
     from clipself_seg.checkpoints.locate import weights_folder
     from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
     from clipself_seg.choice import TASKS, require_task
 
     require_task(task)
-    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, MASKS, PART)}
+    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, *KINDS.values())}
     for entry in zoo().values():
         if may_ship in (None, entry.may_ship):
-            for kind, how in _kinds(entry).items():
-                rows[kind].append(_row(entry, how))
+            for kind in _kinds(entry):
+                by_masks = kind in entry.tasks and kind != "semantic"
+                numbers = BY_MASKS if by_masks else entry.published
+                rows[kind].append([*_cells(entry), numbers])
+    lines = []
     for kind, body in rows.items():
         if body and task in (None, kind):
-            sys.stdout.write(f"{kind}\n{_table(body)}\n\n")
-    own = f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}"
-    sys.stdout.write(f"{textwrap.fill(own, WIDTH)}\n")
-    sys.stdout.write("* of the repository; of the weights nothing is said. More: docs/models.md\n")
+            without_numbers = [cells[:-1] for cells in (HEADINGS, *body)]
+            table = tabulate(without_numbers, tablefmt="plain").splitlines()
+            if max(map(len, table)) + LEAST <= WIDTH:
+                table = tabulate([HEADINGS, *body], tablefmt="plain").splitlines()
+            lines += [f"[{kind}]", *table, ""]
+    lines += textwrap.wrap(
+        f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}", WIDTH
+    )
+    sys.stdout.writelines(f"{_cut(line)}\n" for line in (*lines, *NOTES))
     sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
     return 0
 
 
-def _kinds(entry: Entry) -> dict[str, str]:
-    """Headings that an entry stands under -> what stands there in place of its numbers."""
-    from clipself_seg.choice import OF_CLIP, find_model
-    from clipself_seg.config.weight_checks import MASKS as OF_MASKS
+def _kinds(entry: Entry) -> Sequence[str]:
+    """Headings that an entry stands under."""
+    from clipself_seg.choice import find_model
 
-    if entry.tasks:
-        return {task: WITHOUT_TRAINING.get(task, "") for task in entry.tasks}
     if entry.key == "MODEL.WEIGHTS":
-        return {find_model(entry.name).task: ""}
-    return {{OF_CLIP: CLIP, OF_MASKS: MASKS}.get(entry.key, PART): ""}
+        return [find_model(entry.name).task]
+    return entry.tasks or [KINDS.get(entry.key, KINDS[""])]
 
 
-def _row(entry: Entry, how: str) -> list[str]:
+def _cells(entry: Entry) -> list[str]:
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import same_weights
 
     present = any(map(present_file, same_weights(entry)))
     here = "yes" if present else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
-    shipped = entry.may_ship
-    return [
-        entry.name,
-        entry.how_large,
-        here,
-        shipped,
-        licence.partition(",")[0],
-        how or entry.published,
-    ]
+    stated = [licence.partition(",")[0], entry.may_ship]
+    return [entry.name, *stated, entry.how_large.replace("about ", "~"), here]
 
 
-def _table(rows: list[list[str]]) -> str:
-    """A table of `WIDTH` letters at most: the last column has what the others leave, or is left out."""
-    from tabulate import tabulate
-
-    padded = [heading + "  " for heading in HEADINGS]  # as tabulate has them
-    widths = [max(map(len, column)) for column in zip(padded, *rows)][:-1]
-    room = WIDTH - sum(widths) - 2 * len(widths)
-    if room < len(padded[-1]):
-        return tabulate([row[:-1] for row in rows], HEADINGS[:-1], "simple")
-    cut = [[*cells, textwrap.shorten(text, room, placeholder=" ...")] for *cells, text in rows]
-    return tabulate(cut, HEADINGS, "simple")
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3].rpartition(' ')[0]} ..."
 
 
 def _get(names: list[str]) -> int:
     from clipself_seg.checkpoints.locate import fetch
+    from clipself_seg.checkpoints.mask_models import MASK_MODELS, mask_model_folder
     from clipself_seg.checkpoints.zoo import zoo
 
     if not names:
@@ -134,33 +134,29 @@ def _get(names: list[str]) -> int:
     for name in names:
         known(name, zoo(), "official weights")
     for name in names:
-        sys.stdout.write(f"{name}: {fetch(zoo()[name])} ({zoo()[name].licence})\n")
+        entry = zoo()[name]
+        path = mask_model_folder(name) if name in MASK_MODELS else fetch(entry)
+        sys.stdout.write(f"{name}: {path} ({entry.licence})\n")
     return 0
 
 
-def _check(names: list[str]) -> int:
-    from clipself_seg.checkpoints.locate import check_entry, present_file, weights_folder
+def _check(folders: list[str]) -> int:
+    from clipself_seg.checkpoints.locate import check_entry, present_file
     from clipself_seg.checkpoints.zoo import zoo
 
-    official = {entry.file: entry for entry in zoo().values()}
-    files = []
-    for folder in map(Path, names) if names else [weights_folder()]:
-        if not folder.is_dir():
+    for folder in folders:
+        if not Path(folder).is_dir():
             raise InputError(f"no folder {folder}: name one with files of weights")
-        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-        files += [(path, official.get(path.name)) for path in paths]
-    if not names:  # what came from the hub lies below it
-        pairs = [(present_file(entry), entry) for entry in zoo().values()]
-        files += [(path, one) for path, one in pairs if path and path.parent != weights_folder()]
     bad = 0
-    for path, entry in files:
-        said = "not the file of an official name"
-        if entry is not None:
+    for entry in zoo().values():
+        own = [Path(folder, entry.file) for folder in folders]
+        if not folders and (present := present_file(entry)):
+            own = [present]
+        for path in filter(Path.is_file, own):
+            said = "" if entry.size or entry.sha256 else ", of which no size is published"
             try:
                 check_entry(path, entry)
-                stated = entry.size or entry.sha256
-                said = entry.name + ("" if stated else ", of which no size is published")
             except InputError as error:
-                bad, said = 1, f"error: {error}"
-        sys.stdout.write(f"{path.name}: {said}\n")
+                bad, said = 1, f", error: {error}"
+            sys.stdout.write(f"{path}: {entry.name}{said}\n")
     return bad

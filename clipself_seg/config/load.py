@@ -226,7 +226,7 @@ def _take_settings_of_weights(cfg: CfgNode, sources: Sources) -> None:
     entry = zoo().get(cfg.MODEL.WEIGHTS.removeprefix(SCHEME))
     settings = [("MODEL.WEIGHTS", *pair) for pair in entry.settings] if entry else []
     dense = feature_of_weights(cfg.MODEL.CLIP.WEIGHTS.removeprefix(SCHEME))
-    if dense != ANY:
+    if dense != ANY and not cfg.MODEL.CLIP.DENSE_OVERRIDE:
         words = dense.options().split()
         settings += [("MODEL.CLIP.WEIGHTS", *pair) for pair in zip(words[::2], words[1::2])]
     for weights, key, value in settings:

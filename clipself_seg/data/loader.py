@@ -227,16 +227,6 @@ def dead_workers_named() -> Iterator[None]:
         ) from None
 
 
-def train_batches(
-    records: Sequence[Record],
-    mapper: Callable[[Record, int], Sample | None],
-    sampler: DistributedBatchSampler,
-    workers: int,
-) -> Batches:
-    """Loader of the batches of this process, from the sampler's first step on."""
-    return batches_of(MappedDraws(records, mapper), workers, batch_sampler=sampler)
-
-
 def evaluation_batches(
     records: Sequence[Record], mapper: Callable[[Record], Sample], workers: int, size: int = 1
 ) -> Batches:

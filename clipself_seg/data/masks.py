@@ -17,14 +17,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from clipself_seg.data import images
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.images import (
-    MAX_PIXELS,
-    decoding_errors,
-    open_image,
-    require_mode,
-    require_size,
-)
 from clipself_seg.errors import InputError, in_short
 
 Rle = dict[str, Any]
@@ -70,11 +64,11 @@ def read_label_map(
             values that no map has, or labels outside the vocabulary.
     """
     # As large as its image it may be.
-    limit = MAX_PIXELS if size is None else max(MAX_PIXELS, size[0] * size[1])
+    limit = images.MAX_PIXELS if size is None else max(images.MAX_PIXELS, size[0] * size[1])
     labels = read_indices(path, max_pixels=limit)
     if size is not None:
         advice = "prepare the label maps again, or restore the image"
-        require_size(
+        images.require_size(
             f"label map {path}", labels.shape[::-1], f"its image {image or ''}", size, advice
         )
     if label_values is None:
@@ -132,9 +126,9 @@ def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int
     labels = np.full((height, width), ignore_label, dtype=np.int64)
     if str(record["sem_seg_file_name"]).lower().endswith(".png"):
         path = record["sem_seg_file_name"]
-        ids = read_panoptic_png(path, max(MAX_PIXELS, width * height))
+        ids = read_panoptic_png(path, max(images.MAX_PIXELS, width * height))
         image = f"its image {record['file_name']}"
-        require_size(f"panoptic PNG {path}", ids.shape[::-1], image, size, ONE_RELEASE)
+        images.require_size(f"panoptic PNG {path}", ids.shape[::-1], image, size, ONE_RELEASE)
         for segment, label in record["painted"]:
             labels[ids == segment] = label
         return labels
@@ -144,7 +138,7 @@ def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int
 
 
 def read_indices(
-    path: str | os.PathLike[str], archive: bool = False, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike[str], archive: bool = False, max_pixels: int = images.MAX_PIXELS
 ) -> np.ndarray:
     """Values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
 
@@ -161,10 +155,10 @@ def read_indices(
         missing = "prepare the label maps, or restore it"
         # The advice is not to delete it: a map of a user's own cannot be prepared again.
         damaged = "prepare it again with --overwrite, or restore it"
-    with decoding_errors(f"label map {path}", missing, damaged):
-        with open_image(path, max_pixels) as file:
+    with images.decoding_errors(f"label map {path}", missing, damaged):
+        with images.open_image(path, max_pixels) as file:
             advice = "give a map of class indices, not a coloured or blended one"
-            require_mode(f"label map {path}", file.mode, INDEX_MODES, advice)
+            images.require_mode(f"label map {path}", file.mode, INDEX_MODES, advice)
             values = np.asarray(file)
     return values.astype(np.uint8) if values.dtype == bool else values
 
@@ -189,7 +183,9 @@ def _check_labels(
         )
 
 
-def read_panoptic_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_panoptic_png(
+    path: str | os.PathLike[str], max_pixels: int = images.MAX_PIXELS
+) -> np.ndarray:
     """Segment ids of a panoptic PNG, (H, W) int32.
 
     Args:
@@ -200,16 +196,16 @@ def read_panoptic_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS
         InputError: the file is missing, cannot be decoded, or has no RGB pixels or too many.
     """
     beside = "unpack the PNGs beside their JSON"
-    with decoding_errors(f"panoptic PNG {path}", beside, "fetch it again"):
-        with open_image(path, max_pixels) as image:
+    with images.decoding_errors(f"panoptic PNG {path}", beside, "fetch it again"):
+        with images.open_image(path, max_pixels) as image:
             advice = "a panoptic PNG has RGB pixels (id = R + 256 G + 65536 B)"
-            require_mode(f"panoptic PNG {path}", image.mode, ("RGB",), advice)
+            images.require_mode(f"panoptic PNG {path}", image.mode, ("RGB",), advice)
             # Four bytes a pixel, read as one little-endian integer; the mask drops the unused fourth.
             numbers = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4")
             return (numbers & 0xFFFFFF).view(np.int32).reshape(image.size[::-1])
 
 
-def read_panoptic_ids(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_panoptic_ids(record: Record, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
     """Segment ids of a record's PNG, (H, W) int32, after checking that its JSON entry agrees.
 
     Args:
@@ -226,7 +222,7 @@ def read_panoptic_ids(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarra
     return ids
 
 
-def read_segments(record: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_segments(record: Mapping[str, Any], max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
     """Segment ids of a record's PNG, (H, W) int32, its "void_segments" as void.
 
     Args:
@@ -246,7 +242,7 @@ def _check_agreement(ids: np.ndarray, record: Record) -> None:
     stated = [info["id"] for info in record["segments_info"]]
     where = disagreement(record)
     size: list[Any] = [record.get("width", ids.shape[1]), record.get("height", ids.shape[0])]
-    require_size(f"{where}: the PNG", ids.shape[::-1], "by the JSON it", size, ONE_RELEASE)
+    images.require_size(f"{where}: the PNG", ids.shape[::-1], "by the JSON it", size, ONE_RELEASE)
     painted = set(np.unique(ids).tolist()) - {0}
     hidden = set(stated) - painted if record.get("covered_stuff") else set()
     if painted | hidden != set(stated) or len(stated) != len(set(stated)):

@@ -167,7 +167,7 @@ class Segments(NamedTuple):
         ids: (H, W) int32, the panoptic PNG; 0 is void.
         segment_ids: (n,) int64, the value of each segment in `ids`.
         category_ids: (n,) int64, category ids of the data set's file.
-        boxes: (n, 4) float64 XYXY pixels. Things: the annotation's box. Stuff: `mask_box`.
+        boxes: (n, 4) float64 XYXY pixels. Things: the annotation's box. Stuff: from the smallest to the largest index.
     """
 
     ids: np.ndarray
@@ -227,16 +227,8 @@ def _box(info: JsonObject, ids: np.ndarray, thing_ids: frozenset[int]) -> np.nda
     if info["category_id"] in thing_ids:
         x, y, width, height = info["bbox"]
         return np.array([x, y, x + width, y + height], dtype=np.float64)
-    return mask_box(ids == info["id"])
-
-
-def mask_box(mask: np.ndarray) -> np.ndarray:
-    """Box (4,) from the smallest to the largest pixel INDEX of a mask that is not empty.
-
-    The largest index is inclusive, so the box is one pixel short on both axes: the reference's
-    stuff boxes are.
-    """
-    return np.array(tight_box(mask), dtype=np.float64) - [0, 0, 1, 1]
+    # To the largest index inclusive, so that the box is one pixel short: the reference's stuff boxes are.
+    return np.array(tight_box(ids == info["id"]), dtype=np.float64) - [0, 0, 1, 1]
 
 
 def segment_regions(segments: Segments, isthing: np.ndarray, crop_scale: float) -> Regions:

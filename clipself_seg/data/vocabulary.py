@@ -38,7 +38,6 @@ NO_CLASS = "invalid_class_id"  # the name in a row of a label file that is none
 # A class in JSON, and a vocabulary; a class may be its names alone, "dog|puppy".
 CLASS: dict[str, Schema] = {
     "names": texts("names"),
-    "index?": WHOLE,
     "dataset_id?": WHOLE,
     "isthing?": FLAG,
     "seen?": FLAG,
@@ -380,9 +379,7 @@ def _of_content(content: object, origin: str) -> Vocabulary:
 def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyClass:
     check_keys(entry, [key.rstrip("?") for key in CLASS], origin)
     names = synonyms(entry["names"], origin)
-    if entry.get("index", index) != index:
-        raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
-    fields = {key: value for key, value in entry.items() if key not in ("index", "names")}
+    fields = {key: value for key, value in entry.items() if key != "names"}
     if "frequency" in fields:
         fields.setdefault("seen", fields["frequency"] != "r")
     # A list without numbers of its own counts its classes.

@@ -31,12 +31,7 @@ from clipself_seg.evaluation.coco_objects import (
     TrueObjects,
     image_detections,
 )
-from clipself_seg.evaluation.evaluator import (
-    ImageEvaluator,
-    ImageId,
-    Outputs,
-    Samples,
-)
+from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
 
 # Value of TEST.DETECTION.LIMITS -> detections of a class in an image: those of AP and of COCO's three
 # recalls. AP is taken at 100, all other numbers at the last one.

@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError, shown
 from clipself_seg.evaluation import report
 from clipself_seg.evaluation.coco_objects import KINDS
 from clipself_seg.evaluation.measuring_protocol import protocol_line
-from clipself_seg.evaluation.named import by_name
+from clipself_seg.evaluation.named import name_and_value
 from clipself_seg.evaluation.region_report import Results, plot_size_curve, region_table
 from clipself_seg.provenance import read_results
 
@@ -39,7 +39,7 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
             without; the name is then that of the folder. Runs of other data sets may share a name.
 
     Raises:
-        InputError: as `evaluation.named.by_name`; a file that is missing or broken, or has no numbers of a task;
+        InputError: as `evaluation.named.name_and_value`; a file that is missing or broken, or has no numbers of a task;
             numbers of one data set under one name twice.
     """
     comparison: Comparison = {}
@@ -124,12 +124,9 @@ def _weights(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 def _given(runs: Sequence[str]) -> list[tuple[str, Path]]:
     """Name and file of each run."""
-
-    def folder(run: str) -> str:
-        return _results_file(run).absolute().parent.name
-
-    given = (by_name([run], "run", "folder", alone=os.path.exists, name_of=folder) for run in runs)
-    return [(name, _results_file(run)) for one in given for name, run in one.items()]
+    named = [name_and_value(run, "run", "folder", os.path.exists(run)) for run in runs]
+    files = [(name, _results_file(run)) for name, run in named]
+    return [(name or path.absolute().parent.name, path) for name, path in files]
 
 
 def _results_file(run: str) -> Path:

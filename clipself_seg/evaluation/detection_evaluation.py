@@ -22,7 +22,7 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation import coco_ap, report
+from clipself_seg.evaluation import coco_ap, measuring_protocol, report
 from clipself_seg.evaluation.coco_objects import (
     KINDS,
     ImageDetections,
@@ -32,12 +32,7 @@ from clipself_seg.evaluation.coco_objects import (
 )
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation.measuring_protocol import (
-    MeasuringProtocol,
-    seen_text,
-    size_text,
-    words_text,
-)
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.models.model_protocols import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -169,9 +164,9 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         reading = reading_of(model)
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(data.vocabulary.name, len(data.vocabulary)),
-            size=size_text(self.mapper, reading.size),
-            seen=seen_text(data.seen, data.split),
+            words=measuring_protocol.words_text(data.vocabulary.name, len(data.vocabulary)),
+            size=measuring_protocol.size_text(self.mapper, reading.size),
+            seen=measuring_protocol.seen_text(data.seen, data.split),
             rule=self._rule(data),
         )
 

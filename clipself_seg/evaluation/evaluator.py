@@ -94,11 +94,6 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         return {image: merged[image] for image in order}
 
 
-def nothing_to_measure(dataset: str, images: int, lacks: str, reason: str) -> InputError:
-    """The error about a data set whose ground truth has nothing to compare with."""
-    return InputError(f'"{dataset}" has no {lacks} in {images} images: {reason}')
-
-
 def equal_runs(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Starts and lengths of the runs of equal pairs of labels, int64 (n,) each.
 

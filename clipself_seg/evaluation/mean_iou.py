@@ -20,13 +20,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from clipself_seg.data.masks import read_labels_of
-from clipself_seg.evaluation.evaluator import (
-    Output,
-    Outputs,
-    Samples,
-    equal_runs,
-    nothing_to_measure,
-)
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.evaluator import Output, Outputs, Samples, equal_runs
 from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
 
 
@@ -128,8 +123,10 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self.confusion = matrix
         images = sum(number for _, number in counted)
         if not matrix.any():
-            reason = f"its label maps hold nothing but the ignore label {self.ignore_label}"
-            raise nothing_to_measure(self.dataset_name, images, "labelled pixel", reason)
+            raise InputError(
+                f'"{self.dataset_name}" has no labelled pixel in {images} images: its label maps hold '
+                f"nothing but the ignore label {self.ignore_label}"
+            )
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= mean_iou_results(numbers, self.class_names, self.seen)

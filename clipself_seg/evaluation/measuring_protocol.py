@@ -61,10 +61,6 @@ class MeasuringProtocol:
         """The parts that say something, for results.json."""
         return {name: text for name, text in dataclasses.asdict(self).items() if text}
 
-    def line(self) -> str:
-        """All parts in one line."""
-        return protocol_line(self.as_dict())
-
 
 def protocol_line(parts: Mapping[str, object]) -> str:
     """The line of a protocol, as results.json has it."""

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from clipself_seg.errors import InputError
 
 
-def by_name(
-    typed: Sequence[str],
-    kind: str,
-    value: str,
-    *,
-    alone: Callable[[str], bool],
-    name_of: Callable[[str], str] = str,
-) -> dict[str, str]:
-    """Values by name, in the order in which they are typed.
+def name_and_value(text: str, kind: str, value: str, alone: bool) -> tuple[str, str]:
+    """Splits a name from the value behind it; of a value that is typed alone the name is "".
 
     Args:
-        typed: each a value, or a name, "=" and a value.
+        text: a value, or a name, "=" and a value.
         kind: kind of the named things, for messages, such as "model".
         value: kind of the values, such as "weights".
-        alone: True if what has the sign in it is a value all the same, such as a file that is there.
-        name_of: name of a value that is typed alone.
+        alone: the whole is a value although "=" may be in it, such as a file that is there.
 
     Raises:
-        InputError: no name before "=", no value, or one name twice.
+        InputError: no name before "=", or no value.
     """
-    values: dict[str, str] = {}
-    for text in typed:
-        name, separator, given = text.partition("=")
-        whole = not separator or alone(text)
-        if whole:
-            name, given = name_of(text), text
-        if not given.strip() or not (whole or name.strip()):
-            raise InputError(f'"{text}" is no {kind}: give its {value}, or NAME={value}')
-        if name in values:
-            raise InputError(f'two {kind}s are called "{name}": give each its own, as NAME={value}')
-        values[name] = given
-    return values
+    if alone or "=" not in text:
+        if text.strip():
+            return "", text
+    else:
+        name, _, given = text.partition("=")
+        if name.strip() and given.strip():
+            return name, given
+    raise InputError(f'"{text}" is no {kind}: give its {value}, or NAME={value}')

@@ -11,7 +11,6 @@ counted as integers and divided in float64.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
@@ -42,13 +41,7 @@ from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
-from clipself_seg.evaluation.evaluator import (
-    ImageEvaluator,
-    ImageId,
-    Outputs,
-    Samples,
-    nothing_to_measure,
-)
+from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.region_report import about, plot_size_curve, region_table
 from clipself_seg.files import write_json
@@ -143,8 +136,15 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         yield from self._sizes(name, model, folders)
         for alpha in self.alphas:
             logger.info("mixture with %g of the student:", alpha)
-            with _mixed_by(cast(MixedRegionModel, model), alpha):
+            mixed = cast(MixedRegionModel, model)
+            before = mixed.alpha
+            mixed.alpha = alpha
+            try:
                 yield from self._sizes(name, model, [None] * len(sizes))
+            finally:
+                mixed.alpha = before
+                if not cast(nn.Module, model).training:  # a model mixes when it is switched to this
+                    mixed.eval()
 
     def _sizes(
         self, name: str, model: RegionModel, folders: Sequence[Path | None]
@@ -224,19 +224,6 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
 def mixture_prefix(alpha: float) -> str:
     """Beginning of the names of the numbers of a mixture, such as "alpha_0.7-"."""
     return f"alpha_{alpha:g}-"
-
-
-@contextlib.contextmanager
-def _mixed_by(model: MixedRegionModel, alpha: float) -> Iterator[None]:
-    """Another fraction of the student meanwhile; a model mixes when it is switched to evaluation."""
-    before = model.alpha
-    model.alpha = alpha
-    try:
-        yield
-    finally:
-        model.alpha = before
-        if not cast(nn.Module, model).training:
-            model.eval()
 
 
 class Regions(NamedTuple):
@@ -323,11 +310,12 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
         Raises:
             InputError: the data set has no region at all.
         """
+        if not any(len(regions.labels) for regions, _ in images.values()):
+            raise InputError(
+                f'"{self.dataset_name}" has no region to recognise in {len(images)} images: its panoptic '
+                "ground truth is blank or all segments are too small"
+            )
         regions = _concatenate([regions for regions, _ in images.values()])
-        if not len(regions.labels):
-            reason = "its panoptic ground truth is blank or all segments are too small"
-            lacks = "region to recognise"
-            raise nothing_to_measure(self.dataset_name, len(images), lacks, reason)
         results = region_results(regions, len(self.vocabulary)) | {"images": float(len(images))}
         if WHOLE in regions.ranks:
             results |= {
@@ -347,8 +335,6 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
 
 def _concatenate(images: Sequence[Regions]) -> Regions:
     """The regions of all images, all of which have the same readouts."""
-    if not images:
-        return Regions(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), {})
     return Regions(
         np.concatenate([image.labels for image in images]),
         np.concatenate([image.isthing for image in images]),

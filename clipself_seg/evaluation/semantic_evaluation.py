@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,15 +20,11 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
+from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.measuring_protocol import (
-    MeasuringProtocol,
-    seen_text,
-    size_text,
-    words_text,
-)
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import run_table
 from clipself_seg.models.model_protocols import SemanticModel, reading_of
 
@@ -47,7 +43,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             slide; only a log line depends on them.
         background_words: True if names of the background compete for pixels, in data sets that have some.
         threshold: score below which a pixel of these data sets is background; 0 is never.
-        label_files: for each data set a file of other names for its classes, or ""; () for none at all.
+        label_files: name of a data set -> file of other names for its classes, or "".
         examples: of unseen classes.
     """
 
@@ -57,13 +53,8 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     pooling: Sequence[int] = ()
     background_words: bool = True
     threshold: float = 0.0
-    label_files: Sequence[str] = ()
+    label_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     examples: DrawnExamples = DrawnExamples()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        files = self.label_files or [""] * len(self.datasets)
-        self._label_file = dict(zip(self.datasets, files, strict=True))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -75,7 +66,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
-            "label_files": cfg.TEST.LABEL_FILES,
+            "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
             "examples": DrawnExamples.from_config(cfg),
         }
 
@@ -115,10 +106,11 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(vocabulary.name, len(vocabulary)) + self.examples.text(name),
+            words=measuring_protocol.words_text(vocabulary.name, len(vocabulary))
+            + self.examples.text(name),
             background=background,
-            size=size_text(self.mapper, reading.size),
-            seen=seen_text(data.seen, rule),
+            size=measuring_protocol.size_text(self.mapper, reading.size),
+            seen=measuring_protocol.seen_text(data.seen, rule),
             rule=f"means over classes by rule {self.rule}",
         )
 
@@ -156,8 +148,8 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)
         vocabulary = Vocabulary.load(files.vocabulary)
-        if self._label_file[name]:
-            vocabulary = read_label_file(self._label_file[name], vocabulary)
+        if label_file := self.label_files.get(name):
+            vocabulary = read_label_file(label_file, vocabulary)
         # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
         foreground = slice(files.background)
         names = vocabulary.first_names[foreground]

@@ -31,14 +31,24 @@ from clipself_seg.explore.page import SERVER_SCRIPTS, inlined
 from clipself_seg.pages import render
 
 T = TypeVar("T")
+Images = Sequence[
+    Mapping[str, str]
+]  # to begin with, see `content.button_of`; their "jpeg" is the image itself
 
 
-class Busy(Exception):
+class Busy(HTTPException):
     """The queue is full."""
 
+    def __init__(self) -> None:
+        super().__init__(503, "too many requests wait for this model: try again in a moment")
 
-class TooSlow(Exception):
+
+class TooSlow(HTTPException):
     """A request was not answered within its time."""
+
+    def __init__(self) -> None:
+        said = "the models took too long: try a smaller image or fewer words"
+        super().__init__(504, said)
 
 
 class Turns:
@@ -119,7 +129,6 @@ FAILED = "something went wrong here: the server's log says what"
 ENDS = "the server is stopped: ask again when it runs"
 NO_NAME = "this server is not called by that name (who runs it can add one with --allow-host)"
 NO_TOKEN = "open the whole address that the server printed when it began: its token is missing here, or wrong"
-BUSY = "too many requests wait for this model: try again in a moment"
 
 
 def make_app(
@@ -128,7 +137,7 @@ def make_app(
     *,
     words: str = "",
     stuff: str = "",
-    examples: Sequence[Mapping[str, str]] = (),
+    examples: Images = (),
     hosts: Sequence[str] = ("localhost",),
     token: str = "",
 ) -> FastAPI:
@@ -139,8 +148,7 @@ def make_app(
         limits: limits of a request.
         words: first content of the field of words.
         stuff: the same of those that are stuff.
-        examples: images to begin with, see `content.button_of`; their "jpeg" is the image itself. The first one is
-            answered here, and shown when the page opens.
+        examples: images to begin with. The first one is answered here, and shown when the page opens.
         hosts: names that the server is called by, besides IP addresses. Another one is a page of somebody else's,
             whose name leads here.
         token: token that every address has to have as ``?token=``; "" for none.
@@ -151,7 +159,7 @@ def make_app(
     # No pages about the interface: they load scripts from elsewhere.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     turns = {name: Turns(limits.waiting, limits.seconds) for name in ("maps", *answers.predictors)}
-    page, rule = _page(answers, limits, words=words, stuff=stuff, examples=examples)
+    page, rule = _page(answers, limits, words, stuff, examples)
     # Requests that have come whole and are not answered yet, and those whose images are decoded.
     room = asyncio.Semaphore((limits.waiting + 1) * len(turns))
     reading = asyncio.Semaphore(READ_AT_ONCE)
@@ -281,16 +289,6 @@ def _add_errors(app: FastAPI) -> None:
     async def unusable(request: Request, error: InputError) -> Response:
         return _problem(request, 400, str(error))
 
-    @app.exception_handler(Busy)
-    async def busy(request: Request, error: Busy) -> Response:
-        return _problem(request, 503, BUSY)
-
-    @app.exception_handler(TooSlow)
-    async def slow(request: Request, error: TooSlow) -> Response:
-        return _problem(
-            request, 504, "the models took too long: try a smaller image or fewer words"
-        )
-
 
 async def _body(request: Request, limits: Limits) -> bytes:
     """The body of a request, given up as soon as it is too large or takes too long."""
@@ -316,12 +314,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 
 def _page(
-    answers: Answers,
-    limits: Limits,
-    *,
-    words: str,
-    stuff: str,
-    examples: Sequence[Mapping[str, str]],
+    answers: Answers, limits: Limits, words: str, stuff: str, examples: Images
 ) -> tuple[str, str]:
     """The page with the answers to the first example, and the rule (CSP) of what may run and load in it."""
     values = inlined(SERVER_SCRIPTS)

@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 # Tensors that a classifier's file may lack: a Swin's norms between its stages, which start as what changes nothing, and
 # counters of batch norms.
 OPTIONAL = re.compile(r"norm\d\.(weight|bias)|.*num_batches_tracked")
+# What files of classifiers have besides: heads (torchvision's resnet101 and its conversion by Detectron2; Microsoft's
+# Swin, with its last norm), the stage behind those that are read, masks, tables and counters.
+UNREAD = re.compile(
+    r"(stem\.)?fc\..*|head\..*|norm3?\..*|res5\..*|layers\.(3|2\.downsample)\..*"
+    r"|.*(attn_mask|relative_position_index|num_batches_tracked)"
+)
+# Parts of names of torchvision's ResNets -> of Detectron2's, as its tools/convert-torchvision-to-d2.py has them.
+OF_TORCHVISION = {
+    **{f"layer{stage}.": f"res{stage + 1}." for stage in (1, 2, 3, 4)},
+    **{f"bn{number}.": f"conv{number}.norm." for number in (1, 2, 3)},
+    "downsample.0.": "shortcut.",
+    "downsample.1.": "shortcut.norm.",
+}
 
 
 class ModelBase(nn.Module):
@@ -196,24 +209,33 @@ class FrozenCLIP(ModelBase):
 
 
 def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -> None:
-    """Loads tensors of a classifier or a detector into a Detectron2 backbone, but those that it does not have.
+    """Loads tensors of a classifier into a Detectron2 backbone, but those of `UNREAD`.
 
     Args:
         backbone: module under Detectron2's names.
-        path: a .pth, .safetensors or .pkl file, or a name of the zoo.
+        path: a .pth, .safetensors or .pkl file, or a name of the zoo; under Detectron2's names, or torchvision's.
         key: configuration key that names the file, for messages.
 
     Raises:
-        InputError: the file lacks tensors of the backbone, or they have other shapes.
+        InputError: the file lacks tensors of the backbone, has others, or they have other shapes.
     """
     path = locate(path)
     tensors = read_numpy_pickle(path) if path.suffix == ".pkl" else read_checkpoint(path).tensors
     tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+    if "layer1.0.conv1.weight" in tensors:
+        tensors = {_of_detectron2(name): tensor for name, tensor in tensors.items()}
     own = backbone.state_dict()
     wanted = {n: t for n, t in own.items() if n in tensors or not OPTIONAL.fullmatch(n)}
-    read = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    read = {n: t for n, t in tensors.items() if n in wanted or not UNREAD.fullmatch(n)}
     remedy = f"give weights of a {type(backbone).__name__} of these sizes"
     backbone.load_state_dict(own | fit(read, wanted, f"{key} {path}", remedy=remedy))
+
+
+def _of_detectron2(name: str) -> str:
+    """Name in Detectron2's ResNet of a tensor of torchvision's."""
+    for old, new in OF_TORCHVISION.items():
+        name = name.replace(old, new)
+    return name if name.startswith("res") else f"stem.{name}"
 
 
 def sizes_of(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:

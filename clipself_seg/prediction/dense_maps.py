@@ -22,8 +22,8 @@ from clipself_seg.clip.model import whole_image_features
 from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
-from clipself_seg.errors import InputError
-from clipself_seg.evaluation.named import by_name
+from clipself_seg.errors import InputError, require_unique
+from clipself_seg.evaluation.named import name_and_value
 from clipself_seg.files import write_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
@@ -57,14 +57,16 @@ def load_models(
         device: device of all, as MODEL.DEVICE.
 
     Raises:
-        InputError: as `evaluation.named.by_name`, `find_clip` and `load_clip`.
+        InputError: as `evaluation.named.name_and_value`, `find_clip` and `load_clip`.
     """
-    weights = by_name(models, "model", "weights", alone=_is_weights)
+    typed = [name_and_value(one, "model", "weights", _is_weights(one)) for one in models]
+    weights = [(title or named, named) for title, named in typed]
+    require_unique((title for title, _ in weights), "title", "--model")
     return {
         title: load_backbone(*((name, named) if name else find_clip(named))).to(
             chosen_device(device)
         )
-        for title, named in weights.items()
+        for title, named in weights
     }
 
 

@@ -31,7 +31,7 @@ from clipself_seg.checkpoints.training_state import (
     unpack,
 )
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
+from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, MappedDraws, batches_of
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary
@@ -178,7 +178,7 @@ class Trainer(TrainerBase):
         sampler = DistributedBatchSampler(
             order=self.order, start=steps.start, stop=steps.stop, rank=rank, processes=processes
         )
-        return train_batches(self.records, self.mapper, sampler, workers)
+        return batches_of(MappedDraws(self.records, self.mapper), workers, batch_sampler=sampler)
 
     def _step(self, forward: nn.Module, storage: EventStorage, samples: list[Sample]) -> None:
         """Forward, backward, and the optimiser's step, which the device leaves out if a number is not finite.

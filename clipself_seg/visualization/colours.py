@@ -77,26 +77,26 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
     # Weighted distance of each candidate from the nearest colour in use.
     away = np.full(len(lab), np.inf)
     colours: dict[str, np.ndarray] = {}
-    for key in sorted(set(keys), key=_turn):
+    expected = {key: _expected(key) for key in keys}
+    # Background first, then names with an expected colour, then by hash.
+    for key in sorted(expected, key=lambda k: (k != "background", expected[k] is None, _hash(k))):
         if not away.any():  # every candidate is in use: from here on colours come again
             away[:] = np.inf
         # With many names no candidate is far enough away: then the distance is reduced.
-        gap = CLOSE if _expected(key) is None else STILL_DIFFERENT
+        own = expected[key]
+        gap = CLOSE if own is None else STILL_DIFFERENT
         while not (away >= gap).any():
             gap *= 0.95
-        wanted = np.linalg.norm(
-            (lab - _preferred(key)) * (1 if _expected(key) is None else HUE), axis=1
-        )
+        if own is None:
+            differences = lab - lab[_hash(key) % len(lab)]
+        else:
+            differences = (lab - _to_lab(np.array(own))) * HUE
+        wanted = np.linalg.norm(differences, axis=1)
         best = int(np.where(away >= gap, wanted, np.inf).argmin())
         colours[key] = np.array(BACKGROUND, np.uint8) if key == "background" else rgb[best]
         apart = np.linalg.norm((lab - _to_lab(colours[key])) * LIGHTNESS, axis=1)
         away = np.minimum(away, apart)
     return np.stack([colours[key] for key in keys]) if keys else np.zeros((0, 3), np.uint8)
-
-
-def _turn(key: str) -> tuple[bool, bool, int]:
-    """Place in the order of choosing: background, then names with an expected colour, then by hash."""
-    return key != "background", _expected(key) is None, _hash(key)
 
 
 def _hash(key: str) -> int:
@@ -106,12 +106,6 @@ def _hash(key: str) -> int:
 def _expected(key: str) -> tuple[int, int, int] | None:
     expected = [EXPECTED[word] for word in re.split(r"[^\w]+", key) if word in EXPECTED]
     return expected[-1] if expected else None
-
-
-def _preferred(key: str) -> np.ndarray:
-    rgb, lab = _candidates()
-    expected = _expected(key)
-    return lab[_hash(key) % len(rgb)] if expected is None else _to_lab(np.array(expected))
 
 
 @functools.cache

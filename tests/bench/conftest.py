@@ -4,7 +4,6 @@ import pytest
 
 from bench import cat_seg_workload, detection_workload, measure, panoptic_workload
 from bench.case import Case
-from bench.inputs import KINDS
 from bench.workloads import build_runs
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
@@ -48,6 +47,7 @@ def small_panoptic(monkeypatch):
         width=32, heads=4, encoder_layers=1, encoder_hidden=32, decoder_layers=4, decoder_hidden=32
     )
     small = {"IMAGE": (120, 156), "CANVAS": (128, 192), "SIZES": sizes, "CHANNELS": 32, "CELLS": 8}
+    small |= {"QUERIES": 12, "MERGED": 12}
     for name, value in small.items():
         monkeypatch.setattr(panoptic_workload, name, value)
     monkeypatch.setattr(clip_branches, "CELLS", 8)
@@ -55,18 +55,15 @@ def small_panoptic(monkeypatch):
 
 @pytest.fixture
 def small_detection(monkeypatch):
-    """Detectors have few channels, proposals and detections."""
-    kinds = {}
-    for name, kind in KINDS.items():
-        rule = kind.settings.rule._replace(most=20)
-        settings = kind.settings._replace(rule=rule)
-        kinds[name] = kind._replace(settings=settings, proposals=ProposalRule(60, 30, 0.7))
-    monkeypatch.setattr(detection_workload, "KINDS", kinds)
+    """The detector has few channels, proposals and detections."""
+    rule = detection_workload.RULE._replace(most=20)
+    monkeypatch.setattr(detection_workload, "RULE", rule)
+    monkeypatch.setattr(detection_workload, "PROPOSALS", ProposalRule(60, 30, 0.7))
     monkeypatch.setattr(detection_workload, "CHANNELS", 8)
 
 
 def tiny_runs(task, **more):
-    return build_runs(Case(task=task, model="ViT-Mini-8", size=64, regions=5, batch=2, **more))
+    return build_runs(Case(task=task, model="ViT-Mini-8", size=64, batch=2, **more))
 
 
 def semseg_case(**more):
@@ -77,8 +74,8 @@ def detection_case(**more):
     return Case(**{"task": "detection", "model": "ViT-Mini-8", "size": 64, "classes": 9, **more})
 
 
-def panoptic_runs(**more):
-    return build_runs(Case("panoptic", "ViT-Mini-8", **{"classes": 9, "queries": 12, **more}))
+def panoptic_runs():
+    return build_runs(Case("panoptic", "ViT-Mini-8", classes=9))
 
 
 def result(runs, name):

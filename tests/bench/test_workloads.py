@@ -16,9 +16,10 @@ from bench.flops import (
     tower_flops,
     upsample_flops,
 )
+from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from bench.plain_panoptic import plain_masked_attention
-from bench.workloads import DenseWorkload, build_runs
+from bench.workloads import DenseWorkload, RegionsWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.heads.panoptic.clip_branches import MaskedAttention
 from clipself_seg.models import FViT
@@ -58,19 +59,11 @@ def test_a_tower_with_two_class_tokens_is_measured(known_towers):
 
 
 def test_plain_samples_hold_the_same_pictures():
-    runs, clip = tiny_runs("regions"), load_clip("ViT-Mini-8", None)
-    ours, plain = result(runs, "samples")[0], result(runs, "plain samples")[0]
+    workload = RegionsWorkload(Case("regions", "ViT-Mini-8", size=64))
+    (ours,), (plain,), clip = workload.samples, workload.plain_samples, workload.clip
     torch.testing.assert_close(clip.preprocess(ours["image"][None])[0], plain["image"])
-    torch.testing.assert_close(clip.preprocess(ours["crops"]), plain["crops"][:5])
-    assert torch.equal(ours["masks"], plain["masks"]) and not plain["crops"][5:].any()
-
-
-def test_samples_from_shards_are_those_of_a_training():
-    run = tiny_runs("distill")["samples from shards"]
-    first, second = run.call(run.setup()), run.call(run.setup())
-    assert [len(batch) for batch in (first, second)] == [2, 2]
-    assert first[0]["image"].shape == (3, 64, 64) and len(first[0]["boxes"]) <= 5
-    assert first[0]["file_name"] != first[1]["file_name"]
+    torch.testing.assert_close(clip.preprocess(ours["crops"]), plain["crops"][:13])
+    assert torch.equal(ours["masks"], plain["masks"]) and not plain["crops"][13:].any()
 
 
 def test_timed_steps_leave_the_weights_as_they_are():
@@ -97,21 +90,18 @@ def test_blocks_are_compiled_if_asked_for(asked):
     assert DenseWorkload(case).clip.visual.compiling is asked
 
 
+def check_image(runs):
+    ours, plain = result(runs, "image"), result(runs, "plain image")
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    return ours
+
+
 @pytest.mark.parametrize("classes", [9, 15])
 def test_formulations_of_cat_seg_agree(small_cat_seg, classes):
     runs = build_runs(semseg_case(classes=classes))
-    image = result(runs, "image")
+    image = check_image(runs)
     assert image.shape == (classes, 480, 640)
-    for name in ("image", "texts", "merge"):
-        ours, plain = result(runs, name), result(runs, f"plain {name}")
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
     assert torch.equal(result(runs, "best class"), image.argmax(dim=0))
-    ours, plain = result(runs, "features"), result(runs, "plain features")
-    for mine, other in zip((ours[name] for name in ("dense", "block0", "block1")), plain):
-        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0)
-    ours, plain = result(runs, "aggregator"), result(runs, "plain aggregator")
-    ours = torch.stack([view.all_classes(classes) for view in ours])
-    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
 
 
 def test_training_steps_of_cat_seg_agree(small_cat_seg):
@@ -122,29 +112,20 @@ def test_training_steps_of_cat_seg_agree(small_cat_seg):
     assert step == pytest.approx(result(runs, "checkpointed step"), abs=1e-6)
 
 
-def check_features(runs):
-    ours, plain = result(runs, "features"), result(runs, "plain features")
-    for name, other in zip(("dense", "block0", "block1"), plain, strict=True):
-        torch.testing.assert_close(ours[name], other, atol=1e-5, rtol=1e-5)
-
-
-def test_features_of_eva_agree(small_cat_seg, monkeypatch):
+def test_images_of_eva_agree(small_cat_seg, monkeypatch):
     clip = load_clip("ViT-Mini-8", None)
     clip.visual = tiny_eva(clip.embed_dim)
     monkeypatch.setattr(case, "load_clip", lambda *_: clip)
-    check_features(build_runs(semseg_case(classes=2)))
+    check_image(build_runs(semseg_case(classes=2)))
 
 
 @pytest.mark.parametrize("name", SMALL_TOWERS)
-def test_features_and_texts_of_every_kind_that_cat_seg_takes_agree(
-    small_cat_seg, known_towers, name
-):
-    runs = build_runs(semseg_case(model=name, classes=2))
-    check_features(runs)
-    given = []
-    counted = count_flops(lambda: given.append(result(runs, "texts")))
-    assert counted == runs["texts"].flops
-    torch.testing.assert_close(given[0], result(runs, "plain texts"), atol=1e-5, rtol=0)
+def test_images_of_every_kind_that_cat_seg_takes_agree(small_cat_seg, known_towers, name):
+    workload = SemSegWorkload(semseg_case(model=name, classes=2))
+    with torch.no_grad():
+        counted = count_flops(lambda: workload.model.texts.embed(workload.model.names))
+    assert counted == text_flops(workload.model, torch.device("cpu"))
+    check_image(workload.runs())
 
 
 @pytest.mark.parametrize("name", ["small-SigLIP", "small-TIPSv2"])
@@ -154,16 +135,8 @@ def test_operations_of_learning_texts_of_every_kind_are_counted(small_cat_seg, k
     assert counted == text_flops(model, torch.device("cpu"), training=True)
 
 
-def flat(results):
-    """The tensors of nested tuples and lists."""
-    if isinstance(results, torch.Tensor):
-        return [results]
-    return [tensor for part in results if part is not None for tensor in flat(part)]
-
-
-@pytest.mark.parametrize(("kind", "classes"), [("ov_coco", 9), ("ov_lvis", 40)])
-def test_formulations_of_detection_agree(small_detection, kind, classes):
-    workload = DetectionWorkload(detection_case(kind=kind, classes=classes))
+def test_formulations_of_detection_agree(small_detection):
+    workload = DetectionWorkload(detection_case(classes=40))
     torch.manual_seed(0)
     setting = workload.setting
     for norm in torch.nn.ModuleList([setting.neck, setting.rpn, setting.heads]).modules():
@@ -172,9 +145,9 @@ def test_formulations_of_detection_agree(small_detection, kind, classes):
             norm.running_var.uniform_(0.5, 2)
     runs = workload.runs()
     for name in ("behind the tower", "image"):
-        ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
-        assert len(ours[0]) > 5
-        for mine, other in zip(ours, plain, strict=True):
+        (ours, masks), (plain, plain_masks) = result(runs, name), result(runs, f"plain {name}")
+        assert len(masks) > 5
+        for mine, other in zip([*ours, masks], [*plain, plain_masks], strict=True):
             torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
 
 
@@ -230,7 +203,7 @@ def test_formulations_of_panoptic_segmentation_agree(small_panoptic):
 
 
 def test_mask_tokens_of_eva_attend_as_in_the_plain_formulation(small_panoptic):
-    workload = PanopticWorkload(Case("panoptic", "ViT-Mini-8", classes=9, queries=5))
+    workload = PanopticWorkload(Case("panoptic", "ViT-Mini-8", classes=9))
     workload.clip.visual = tiny_eva()
     branch = MaskedAttention(workload.clip)
     ours = branch.embed(workload.image, workload.masks, (128, 192))[0]
@@ -239,21 +212,22 @@ def test_mask_tokens_of_eva_attend_as_in_the_plain_formulation(small_panoptic):
 
 
 def test_towers_without_a_class_token_have_no_masked_attention(small_panoptic):
-    runs = build_runs(Case("panoptic", "RN-Mini", classes=9, queries=5))
+    runs = build_runs(Case("panoptic", "RN-Mini", classes=9))
     assert "dense pooling" in runs and "masked attention" not in runs
 
 
 def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
-    runs = panoptic_runs(queries=None)
+    runs = panoptic_runs()
     for name in ("merge", "plain merge"):
         masks = runs[name].setup()
-        assert len(masks) == 250 and runs[name].given == masks.numel() * masks.element_size()
+        assert len(masks) == 12 and runs[name].given == masks.numel() * masks.element_size()
 
 
-def test_only_what_is_named_is_measured(quick_peak):
-    case = Case("dense", "ViT-Mini-8", size=64, repeats=1, threads=1, only=("dense",))
-    results = report.run_benchmark(case, print)
-    assert results["runs"].keys() == {"dense", "plain dense"}
+def test_only_what_is_named_is_measured_beside_its_plain_formulation():
+    names = ["image", "plain image", "best class", "step", "plain step"]
+    runs = dict.fromkeys(names, Run(print))
+    assert [*report.chosen_runs(runs, ("best class",))] == ["plain image", "best class"]
+    assert [*report.chosen_runs(runs, ())] == names
 
 
 # Operations.

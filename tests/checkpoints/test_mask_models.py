@@ -68,6 +68,21 @@ def test_what_has_no_safetensors_is_refused(hub):
         mask_model_folder("hf-hub:a/b:model.safetensors")
 
 
+def test_what_has_other_files_than_are_read_is_refused_before_it_is_asked_for(hub):
+    for name in ("facebook/sam3.1", "hf-hub:facebook/sam3.1"):
+        assert is_mask_model_name(name)
+        with pytest.raises(
+            InputError, match="one file, of other names than.*--masks facebook/sam3"
+        ):
+            mask_model_folder(name)
+    assert not hub.asked
+
+
+def test_a_name_stands_for_a_repository_whose_main_has_safetensors():
+    """Of swin-large of Mask2Former it has none: facebook/mask2former-swin-large-coco-panoptic, 2024 to 2026."""
+    assert "swin-large" not in MASK_MODELS["mask2former"].repository
+
+
 def test_a_gated_model_is_not_asked_for_and_taken_from_where_it_was_fetched(
     hub, folder, monkeypatch, capsys
 ):

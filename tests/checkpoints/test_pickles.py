@@ -107,14 +107,18 @@ def test_an_archive_under_a_name_of_safetensors_is_read(tmp_path):
     assert read_checkpoint(tmp_path / "x.safetensors").tensors["visual.proj"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("of_numpy", ["numpy._core.multiarray", "numpy.core.multiarray"])
+@pytest.mark.parametrize("of_numpy", ["", "numpy._core.multiarray", "numpy.core.multiarray"])
 def test_numbers_and_arrays_of_numpy_beside_weights_pass(tmp_path, of_numpy):
+    """As training loops keep best scores: in an archive, and in old files of either version of NumPy."""
     beside = {"loss": np.float64(3.2), "step": np.int64(7), "done": np.bool_(True)}
     beside |= {"curve": np.arange(6.0).reshape(2, 3), "empty": np.zeros(0, ">f4")}
-    save({"model": {"visual.proj": torch.ones(2)}} | beside, tmp_path / "x.pt", OLD)
-    written = (tmp_path / "x.pt").read_bytes()
-    own = np.float64(1).__reduce__()[0].__module__.encode()
-    (tmp_path / "x.pt").write_bytes(written.replace(own, of_numpy.encode()))
+    beside["meta"] = {"hook_msgs": {"best_score": np.float32(37.6)}}  # mmcv's
+    archive = OLD if of_numpy else ARCHIVE
+    save({"model": {"visual.proj": torch.ones(2)}} | beside, tmp_path / "x.pt", archive)
+    if of_numpy:
+        written = (tmp_path / "x.pt").read_bytes()
+        own = np.float64(1).__reduce__()[0].__module__.encode()
+        (tmp_path / "x.pt").write_bytes(written.replace(own, of_numpy.encode()))
     assert list(read_checkpoint(tmp_path / "x.pt").tensors) == ["visual.proj"]
 
 

@@ -62,9 +62,9 @@ def _bad_files(folder) -> dict[str, str]:
         "nothing.pt": "nothing.pt holds no tensors",
         "numbers.pt": "numbers.pt holds no tensors",
         "list.pt": "list.pt holds a list, not a state dict",
-        "two.pt": r"two.pt: pixel_mean is '\[1, 2\]', not three numbers",
+        "two.pt": r"two.pt: pixel_mean is '\[1, 2\]', and has to be the JSON of three",
         "vision.npz": "vision.npz has numpy's arrays .* not read here: .* tipsv2-b14, tipsv2-l14",
-        "word.pt": "word.pt: pixel_std is 'red', not three numbers",
+        "word.pt": "word.pt: pixel_std is 'red', and has to be the JSON of three positive",
     }
 
 
@@ -144,14 +144,30 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "entry, value, message",
     [
-        ("activation", ["gelu"], r"activation is \['gelu'\], neither gelu nor quick_gelu"),
-        ("activation", "relu", "activation is 'relu', neither"),
-        ("activation", torch.ones(3), "activation is of type Tensor, neither"),
-        ("pixel_mean", [0.1, 0.2, 0.3], r"pixel_mean is \[0.1, 0.2, 0.3\], not three numbers"),
-        ("pixel_mean", DEEP, r"pixel_mean is '\[\[.*\.\.\.', not three"),
-        ("pixel_mean", "[1, 2, 1e999]", "pixel_mean is '.1, 2, 1e999.', not three"),
-        ("pixel_mean", f"[1, 2, 1{'0' * 400}]", "pixel_mean is .*, not three numbers"),
-        ("pixel_std", "[1, 1, 0]", "pixel_std is '.1, 1, 0.', not three"),
+        (
+            "activation",
+            ["gelu"],
+            r"activation is \['gelu'\], and has to be 'gelu' or 'quick_gelu': fetch",
+        ),
+        ("activation", "relu", "activation is 'relu', and has to be 'gelu' or"),
+        ("activation", torch.ones(3), "activation is of type Tensor, and has to be 'gelu' or"),
+        (
+            "pixel_mean",
+            [0.1, 0.2, 0.3],
+            r"pixel_mean is \[0.1, 0.2, 0.3\], and has to be the JSON of three",
+        ),
+        ("pixel_mean", DEEP, r"pixel_mean is '\[\[.*\.\.\.', and has to be the JSON of three"),
+        (
+            "pixel_mean",
+            "[1, 2, 1e999]",
+            "pixel_mean is '.1, 2, 1e999.', and has to be the JSON of three",
+        ),
+        (
+            "pixel_mean",
+            f"[1, 2, 1{'0' * 400}]",
+            "pixel_mean is .*, and has to be the JSON of three",
+        ),
+        ("pixel_std", "[1, 1, 0]", "pixel_std is '.1, 1, 0.', and has to be the JSON of three"),
     ],
 )
 def test_entries_beside_the_tensors_that_are_not_what_they_should_be_are_named(
@@ -166,8 +182,8 @@ def test_entries_beside_the_tensors_that_are_not_what_they_should_be_are_named(
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[1, 2]", r"x.safetensors: its metadata is '\[1, 2\]', not the JSON of an object"),
-        (DEEP, "its metadata is '.*, not the JSON of an object"),
+        ("[1, 2]", r"metadata of .*x.safetensors is \[1, 2\], and has to be an object"),
+        (DEEP, "metadata of .*x.safetensors cannot be read as JSON .its brackets"),
         ('{"activation": ["gelu"]}', r"x.safetensors: activation is \['gelu'\]"),
     ],
 )

@@ -88,7 +88,9 @@ def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
     assert ("taken for things: dog, sky; for stuff: none. --stuff " in said.err) == bool(task)
 
 
-def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, monkeypatch, stand_ins):
+def test_official_weights_bring_their_configuration(
+    photos, tmp_path, capsys, monkeypatch, stand_ins
+):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     words = [str(photos), "--words", "dog", "--output", str(tmp_path / "out")]

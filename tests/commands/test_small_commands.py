@@ -245,7 +245,8 @@ def test_official_weights_that_are_here_are_named(capsys, monkeypatch, tmp_path)
 PIN = pinned_wheels.Pin("up-engine", "1.0", "0" * 64, "engine_of_a_test", "git+https://up")
 CONTENT = {
     "engine_of_a_test/__init__.py": "answer = 42\n",
-    "engine_of_a_test-1.0.dist-info/METADATA": "Name: up-engine\nVersion: 1.0\n",
+    "up_engine-1.0.dist-info/METADATA": "Name: up-engine\nVersion: 1.0\n",
+    "up_engine-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\n",
 }
 
 
@@ -261,39 +262,19 @@ def site(monkeypatch, tmp_path) -> Path:
     sys.modules.pop(PIN.package, None)
 
 
-def fetch(words, call=subprocess.call):
-    """What pip does: checks the hash, and puts the wheel into the folder; other commands are called."""
-    if "pip" not in words:
-        return call(words)
-    assert f"{PIN.project}=={PIN.version} --hash=sha256:{PIN.sha256}" in Path(words[-1]).read_text()
-    with zipfile.ZipFile(Path(words[-3]) / "up_engine-1.0-cp310-none-any.whl", "w") as archive:
-        for name, content in CONTENT.items():
-            archive.writestr(name, content)
-    return 0
-
-
-def test_what_is_missing_is_fetched_and_then_kept(site, monkeypatch, capsys):
-    monkeypatch.setattr(subprocess, "call", fetch)
-    assert run(install_detectron2) == 0
-    assert len([*site.rglob("*.pyc")]) == 1
-    assert importlib.import_module(PIN.package).answer == 42
-    monkeypatch.setattr(subprocess, "call", lambda words: pytest.fail(str(words)))
-    assert run(install_detectron2) == 0
-    assert "keeping the engine_of_a_test that is there" in capsys.readouterr().out
-
-
 WHEEL = "up_engine-1.0-cp310-none-any.whl"
 
 
 @pytest.mark.parametrize("origin", ["wheels", f"wheels/{WHEEL}", f"http://ADDRESS/{WHEEL}"])
-def test_a_wheel_from_elsewhere_is_taken_where_it_has_the_hash(origin, site, tmp_path, monkeypatch):
+def test_a_wheel_of_the_pinned_hash_is_fetched_and_then_kept(
+    origin, site, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     wheel = tmp_path / "wheels" / WHEEL
     wheel.parent.mkdir()
-    about = {"engine_of_a_test-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\n"}
     with zipfile.ZipFile(wheel, "w") as archive:
-        for name, content in {**CONTENT, **about}.items():
-            archive.writestr(name.replace("engine_of_a_test-", "up_engine-"), content)
+        for name, content in CONTENT.items():
+            archive.writestr(name, content)
     if origin == "wheels":
         assert run(install_detectron2, "--from", origin) == 2 and not list(site.iterdir())
     pin = PIN._replace(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
@@ -302,13 +283,25 @@ def test_a_wheel_from_elsewhere_is_taken_where_it_has_the_hash(origin, site, tmp
         server.files[f"/{WHEEL}"] = wheel.read_bytes()
         origin = origin.replace("http://ADDRESS", server.address)
         assert run(install_detectron2, "--from", origin) == 0
+    assert len([*site.rglob("*.pyc")]) == 1
     assert importlib.import_module(PIN.package).answer == 42
+    monkeypatch.setattr(subprocess, "call", lambda words: pytest.fail(str(words)))
+    assert run(install_detectron2) == 0
+    assert "keeping the engine_of_a_test that is there" in capsys.readouterr().out
+
+
+def test_a_folder_without_code_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "detectron3").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not doctor.is_there("detectron3") and doctor.is_there("json")
 
 
 def test_a_failed_download_is_one_line_and_leaves_nothing(site, monkeypatch, capsys):
-    monkeypatch.setattr(subprocess, "call", lambda words: 1)
+    called = []
+    monkeypatch.setattr(subprocess, "call", lambda words: called.append(words) or 1)
     assert run(install_detectron2) == 2
     assert "failed (exit status 1), see above" in capsys.readouterr().err
+    assert "--require-hashes" in called[0] and "--no-index" not in called[0]
     assert not list(site.iterdir())
 
 

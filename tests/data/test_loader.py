@@ -9,14 +9,19 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from clipself_seg.data.loader import (
     DistributedBatchSampler,
     DrawOrder,
+    MappedDraws,
+    batches_of,
     evaluation_batches,
-    train_batches,
 )
 from clipself_seg.data.shards import Position
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_mapper, tiny_record
 
 RECORDS = [tiny_record(index) for index in range(10)]
+
+
+def train_batches(mapper, sampler, workers=0):
+    return batches_of(MappedDraws(RECORDS, mapper), workers, batch_sampler=sampler)
 
 
 def order(batch_size=4, seed=0):
@@ -28,7 +33,7 @@ def draws(**options):
     workers, processes = options.pop("workers", 0), options.pop("processes", 1)
     sampler = DistributedBatchSampler(order=order(), processes=processes, **options)
     record_of = tiny_mapper
-    batches = train_batches(RECORDS, lambda r, d: record_of(r, d) | {"draw": d}, sampler, workers)
+    batches = train_batches(lambda r, d: record_of(r, d) | {"draw": d}, sampler, workers)
     return [[(s["draw"], s["image_id"]) for s in batch] for batch in batches]
 
 
@@ -86,7 +91,7 @@ def test_an_input_error_in_a_worker_arrives_as_itself(workers):
 
     sampler = DistributedBatchSampler(order=order(), start=0, stop=2)
     with pytest.raises(InputError, match=r"^image \d.jpg is missing$"):
-        list(train_batches(RECORDS, broken, sampler, workers))
+        list(train_batches(broken, sampler, workers))
     with pytest.raises(InputError, match=r"^image 0.jpg is missing$"):
         list(evaluation_batches(RECORDS, lambda record: broken(record, 0), workers))
 
@@ -105,7 +110,7 @@ def test_another_image_is_drawn_where_the_mapper_asks_for_one():
 
     def drawn(workers):
         sampler = DistributedBatchSampler(order=order(), start=0, stop=4)
-        batches = train_batches(RECORDS, without_even_ones, sampler, workers)
+        batches = train_batches(without_even_ones, sampler, workers)
         return [(s["draw"], int(s["image_id"]), s["iteration"]) for batch in batches for s in batch]
 
     samples = drawn(workers=0)
@@ -124,7 +129,7 @@ def test_another_image_is_drawn_where_the_mapper_asks_for_one():
 
 def test_data_without_any_image_to_draw_end_with_an_error():
     sampler = DistributedBatchSampler(order=order(), start=0, stop=1)
-    batches = train_batches(RECORDS, lambda record, draw: None, sampler, workers=0)
+    batches = train_batches(lambda record, draw: None, sampler, workers=0)
     with pytest.raises(InputError, match="none of 100 training images"):
         list(batches)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.data import masks
+from clipself_seg.data import images
 from clipself_seg.data.masks import (
     _decompress,
     check_segmentation,
@@ -115,7 +115,7 @@ def test_a_large_vocabulary_cut_to_8_bits_shows_by_its_255s(tmp_path):
 
 
 def test_a_map_may_be_as_large_as_its_image_and_not_larger(tmp_path, monkeypatch):
-    monkeypatch.setattr(masks, "MAX_PIXELS", 5)
+    monkeypatch.setattr(images, "MAX_PIXELS", 5)
     path = write(tmp_path / "a.png", [[0, 3, 1], [255, 1, 0]])
     assert read(path, size=(3, 2)).shape == (2, 3)
     with pytest.raises(InputError, match="a.png is 3 x 2, which is more than the 5 pixels"):

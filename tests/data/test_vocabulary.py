@@ -78,7 +78,6 @@ def test_masks_follow_the_order_of_the_classes(write):
         ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "classes[0] is [[[[[[[...]]]]]]], and has"),
         ({"classes": [{"names": ["a"]}], "abuot": ""}, 'unknown key "abuot": did you mean "about"'),
         ({"classes": [{"names": ["a", "x" * 501]}]}, "has a name of 501 letters, of at most 500"),
-        ({"classes": [{"names": ["a"], "index": 1}]}, "sort the classes"),
         ({"classes": [{"names": ["a"], "dataset_id": 1}, {"names": ["b"]}]}, "1 of 2 classes"),
         (
             {"classes": [{"names": ["a"], "dataset_id": 7}, {"names": ["b"], "dataset_id": 7}]},

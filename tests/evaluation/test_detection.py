@@ -221,11 +221,12 @@ def test_classes_are_seen_by_the_training_vocabulary(datasets):
     assert ours.metadata()["seen classes"]["split"].startswith("those that share a name with")
 
 
-@pytest.mark.parametrize(
-    "key, value", [("DATASETS.DATA", "own"), ("SOLVER.MIX_WITH_START", (0.5,))]
-)
+MIXED = ("SOLVER.MIX_WITH_START", (0.5,), "MODEL.WEIGHTS", "mini-fvit")
+
+
+@pytest.mark.parametrize("keys", [("DATASETS.DATA", "own"), MIXED])
 def test_after_fine_tuning_seen_are_the_classes_of_its_data_whatever_a_data_set_says(
-    datasets, key, value
+    datasets, keys
 ):
     folder, model = datasets
     own = Vocabulary("own", (VocabularyClass((WORDS.first_names[1].upper(),), 1),))
@@ -234,7 +235,7 @@ def test_after_fine_tuning_seen_are_the_classes_of_its_data_whatever_a_data_set_
         json_file="none", image_root="none", vocabulary=own, evaluator_type="coco"
     )
     try:
-        options = (key, value, "DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("split",))
+        options = (*keys, "DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("split",))
         results = evaluation(folder, *options)(model)["split"]["bbox"]
     finally:
         DatasetCatalog.remove("own")

@@ -5,6 +5,7 @@ import torch
 
 from clipself_seg.evaluation.measuring_protocol import (
     MeasuringProtocol,
+    protocol_line,
     protocol_lines,
     seen_text,
     size_text,
@@ -31,15 +32,15 @@ def test_a_line_has_every_part_that_says_something():
         'words: pets, 3 classes | synonyms: the first alone | templates: "a {}" | background: none | '
         "windows: none | size: own size | seen: not known, no split"
     )
-    assert protocol().line() == line
-    assert protocol(rule="present").line() == f"{line} | rule: present"
+    assert protocol_line(protocol().as_dict()) == line
+    assert protocol_line(protocol(rule="present").as_dict()) == f"{line} | rule: present"
 
 
 def test_a_lower_precision_is_named():
     stated = {"words": "w", "size": "s", "seen": "n"}
-    line = MeasuringProtocol.of_model(Reading("a", "b"), **stated).line()
-    low = MeasuringProtocol.of_model(Reading("a", "b", precision=torch.bfloat16), **stated).line()
-    assert low == f"{line} | precision: bfloat16"
+    own = MeasuringProtocol.of_model(Reading("a", "b"), **stated).as_dict()
+    low = MeasuringProtocol.of_model(Reading("a", "b", precision=torch.bfloat16), **stated)
+    assert low.as_dict() == own | {"precision": "bfloat16"}
 
 
 def test_data_sets_of_one_protocol_share_a_line():

@@ -1,5 +1,8 @@
 """Names of models where Detectron2 takes a path."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -47,6 +50,16 @@ def test_an_official_model_is_its_file_and_the_log_says_what_the_file_does_not_s
     assert (
         'load_config("semseg/catseg+openai_vitb16", ["MODEL.WEIGHTS", "clipself://catseg-b' in line
     )
+
+
+def test_a_shipped_model_is_written_whole_once_and_anew_where_the_package_is_newer(weights):
+    path = Path(PathManager.get_local_path("clipself://mini-cat-seg"))
+    written = path.stat().st_mtime_ns
+    assert PathManager.get_local_path("clipself://mini-cat-seg") == str(path)
+    assert path.stat().st_mtime_ns == written
+    os.utime(path, (0, 0))
+    PathManager.get_local_path("clipself://mini-cat-seg")
+    assert path.stat().st_mtime_ns >= written
 
 
 def test_no_other_name_is_resolved():

@@ -78,6 +78,8 @@ def test_a_file_of_a_run_is_read_as_it_says(kind, blocks, tmp_path):
     save_clip(clip, path)
     keys = load_config("zero_shot/base", ["MODEL.CLIP.WEIGHTS", str(path)]).MODEL.CLIP
     assert keys.DENSE == kind and keys.DENSE_BLOCKS == (blocks if kind == "multi_value" else 3)
+    overridden = ["MODEL.CLIP.WEIGHTS", str(path), "MODEL.CLIP.DENSE_OVERRIDE", "True"]
+    assert load_config("zero_shot/base", overridden).MODEL.CLIP.DENSE == "value"
 
 
 def test_a_silent_file_by_its_path_is_refused_with_the_way_out(small):

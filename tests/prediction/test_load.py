@@ -89,6 +89,18 @@ def test_eight_threads_with_words_of_their_own_get_what_each_gets_alone(task):
             assert equal_results(result, alone[words])
 
 
+def test_data_of_a_training_may_be_gone_but_not_damaged(tmp_path, caplog):
+    file = tmp_path / "screws.yaml"
+    how = {"config_file": "mini/semseg", "opts": ["DATASETS.DATA", str(file)], "device": "cpu"}
+    clipself_seg.load("mini-cat-seg", **how)
+    assert "the data of the training are not here" in caplog.text
+    file.write_text("train: gone\nnames: [bolt]\n")
+    clipself_seg.load("mini-cat-seg", **how)
+    file.write_text("trian: images\n")
+    with pytest.raises(clipself_seg.InputError, match='unknown key "trian"'):
+        clipself_seg.load("mini-cat-seg", **how)
+
+
 class MySeg(CATSeg):
     """A model of somebody else's, which changes nothing."""
 

@@ -290,6 +290,7 @@ def plain(written, tmp_path):
     (tmp_path / "config.yaml").write_text(written)
     for file in FILE_KEYS.values():
         (tmp_path / file).touch()
+    save_file({}, tmp_path / FILE_KEYS["MODEL.CLIP.WEIGHTS"])  # its head is read
     return tmp_path
 
 

@@ -29,8 +29,8 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.model_base import ModelBase
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "detection"]
-Kind = Literal["ov_coco", "ov_lvis"]
 COMPILED = ("dense", "distill", "regions", "semseg")
+REGIONS = 13  # n
 IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most common size
 
 
@@ -45,15 +45,11 @@ class Case:
         batch: B.
         precision: "float32", or the lower precision of autocast.
         compile: whether the tower's blocks are compiled; those of plain formulations never are.
-        regions: n.
         repeats: number of timed calls of each part.
         threads: number of torch's threads on the CPU.
-        plain_allocator: of plain formulations: "torch", as torch finds it, or "ours", which keeps freed memory.
         device: "cpu" or "cuda".
         classes: number of classes: the first of ADE20K's 847; "panoptic" and "detection" take random vectors.
         training: a training step of "semseg" instead of inference.
-        queries: number of queries of "panoptic"; None for ODISE's 100, and for FC-CLIP's 250 in the merge.
-        kind: detector of "detection", "ov_coco" or "ov_lvis".
         pieces: elements that a piece of work makes at once on a GPU; None for `clip.runtime.CHUNK_ELEMENTS`.
         only: names of the parts that are measured, each with its plain formulation; () for all.
     """
@@ -64,20 +60,16 @@ class Case:
     batch: int = 1
     precision: str = "float32"
     compile: bool = False
-    regions: int = 13
     repeats: int = 5
     threads: int = 2
-    plain_allocator: Literal["torch", "ours"] = "torch"
     device: str = "cpu"
     classes: int = 150
     training: bool = False
-    queries: int | None = None
-    kind: Kind = "ov_lvis"
     pieces: int | None = None
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in "size batch regions repeats threads classes queries pieces".split():
+        for name in "size batch repeats threads classes pieces".split():
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value} measures nothing; at least 1")
@@ -95,6 +87,11 @@ def seeded(build: Callable[[], M]) -> M:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Recomputed(Protocol):
@@ -238,13 +235,13 @@ class RegionWorkload(Workload):
     @property
     def pooling(self) -> int:
         """Operations to pool one image's boxes, or masks."""
-        return pooling_flops(self.tokens**2, self.clip.embed_dim, self.case.regions)
+        return pooling_flops(self.tokens**2, self.clip.embed_dim, REGIONS)
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
         """Cells of a grid over the image, (n, 4) XYXY in pixels."""
-        split = math.ceil(math.sqrt(self.case.regions))
-        return grid_boxes(split, split, IMAGE_SIZE[1], IMAGE_SIZE[0])[: self.case.regions]
+        split = math.ceil(math.sqrt(REGIONS))
+        return grid_boxes(split, split, IMAGE_SIZE[1], IMAGE_SIZE[0])[:REGIONS]
 
     @functools.cached_property
     def boxes(self) -> Tensor:
@@ -279,18 +276,12 @@ class SampledWorkload(RegionWorkload, abc.ABC):
     def _plain_sample(self) -> dict[str, Tensor]:
         """The same in the plain formulation."""
 
-    def _sample_batch(self, _: None = None) -> list[dict[str, Any]]:
-        return [self._sample() for _ in range(self.case.batch)]
-
-    def _plain_sample_batch(self, _: None = None) -> list[dict[str, Tensor]]:
-        return [self._plain_sample() for _ in range(self.case.batch)]
-
     @functools.cached_property
     def samples(self) -> list[dict[str, Any]]:
         """Samples of one batch."""
-        return self._sample_batch()
+        return [self._sample() for _ in range(self.case.batch)]
 
     @functools.cached_property
     def plain_samples(self) -> list[dict[str, Tensor]]:
         """The same samples, made by the plain formulation."""
-        return self._plain_sample_batch()
+        return [self._plain_sample() for _ in range(self.case.batch)]

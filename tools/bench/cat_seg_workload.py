@@ -1,6 +1,6 @@
-"""Benchmark workloads of CAT-Seg: inference with sliding windows and its parts, and a training step.
+"""Benchmark workloads of CAT-Seg: inference with sliding windows, and a training step.
 
-Legend: B images, T classes, V views of an image, P prompts, E embedding, S side of a window.
+Legend: B images, T classes, S side of a window.
 """
 
 from __future__ import annotations
@@ -9,29 +9,18 @@ import dataclasses
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench import plain_cat_seg as plain
-from bench.case import IMAGE_SIZE, Case, Workload
+from bench.case import Case, Workload
 from bench.flops import aggregator_flops, feature_flops, step_flops, text_flops, upsample_flops
 from bench.measure import Run
-from bench.plain_aggregator import aggregate
-from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.cat_seg.cost_aggregator import (
-    AggregatorSizes,
-    ClassLogits,
-    CostAggregator,
-    Guidance,
-    kept_classes,
-    sliding_probabilities,
-)
-from clipself_seg.heads.windows import all_scores, resize
+from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.cat_seg_config import CATSegEvaluation, CATSegTraining
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
@@ -88,39 +77,18 @@ class SemSegWorkload(Workload):
     def _inference_runs(self) -> dict[str, Run]:
         model, views = self.model, len(self.model.layout.corners) + 1
         text = text_flops(model, self.device)
-        features = feature_flops(model, views)
-        aggregator = aggregator_flops(model, views)
-        image = text + features + upsample_flops(model, views) + aggregator
+        image = text + feature_flops(model, views) + upsample_flops(model, views)
+        image += aggregator_flops(model, views)
         return {
             "image": Run(self._image, image, self._forget_texts, memory=True),
             "plain image": Run(self.with_stock_linear(self._plain_image), image, memory=True),
             "best class": Run(self._best_class, image, self._forget_texts, memory=True),
-            "texts": Run(self._texts, text, self._forget_texts),
-            "plain texts": Run(
-                self.with_stock_linear(lambda _: plain.text_embeddings(model)), text
-            ),
-            **self.pair("features", self._features, self._plain_features, features),
-            **self.pair(
-                "aggregator",
-                self._aggregator,
-                self._plain_aggregator,
-                aggregator,
-                setup=lambda: self._made,
-            ),
-            "merge": Run(self._merge, setup=lambda: self._view_logits),
-            "plain merge": Run(self._plain_merge, setup=self._plain_logits),
         }
 
     @functools.cached_property
     def sample(self) -> Sample:
         """The image."""
         return {"image": torch.from_numpy(self.pixels).permute(2, 0, 1).contiguous()}
-
-    @functools.cached_property
-    def views(self) -> Tensor:
-        """(V, 3, S, S), normalised, at CLIP's size."""
-        views = self.model.layout.views(self.sample["image"].to(self.device))
-        return resize(plain.normalise(self.model, views), self.model.clip_size)
 
     def _forget_texts(self) -> None:
         self.model.texts = ClassTexts(self.clip, self.model.texts.templates)
@@ -133,57 +101,6 @@ class SemSegWorkload(Workload):
 
     def _plain_image(self, _: None) -> Tensor:
         return plain.scores(self.model, self.sample)
-
-    @torch.no_grad()
-    def _texts(self, _: None) -> Tensor:
-        with autocast(self.device, self.precision):
-            return self.model.texts.embed(self.model.names)
-
-    def _features(self, _: None) -> dict[str, Tensor]:
-        names = ("dense", *self.model.guidance_blocks)
-        return self.clip.features(self.views, names)
-
-    def _plain_features(self, _: None) -> list[Tensor]:
-        return plain.image_features(self.model, self.views)
-
-    @functools.cached_property
-    def _made(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Dense features, decoder guidance, texts (T, P, E)."""
-        model = self.model
-        with torch.no_grad():
-            dense, first, second = plain.image_features(model, self.views)
-            guidance = (model.upsample1(first), model.upsample2(second))
-            return dense, guidance, model.texts.embed(model.names)
-
-    def _aggregator(
-        self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
-    ) -> list[ClassLogits]:
-        dense, guidance, text = inputs
-        guides = [
-            Guidance(image, (first, second)) for image, first, second in zip(dense, *guidance)
-        ]
-        return self.model.aggregator(dense, guides, text)
-
-    def _plain_aggregator(self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]) -> Tensor:
-        dense, guidance, text = inputs
-        text_VTPE = text.expand(len(dense), -1, -1, -1)
-        return aggregate(self.model.aggregator, dense, guidance, text_VTPE)
-
-    @functools.cached_property
-    def _view_logits(self) -> list[ClassLogits]:
-        return self.without_gradients(self._aggregator)(self._made)
-
-    def _plain_logits(self) -> Tensor:
-        return torch.stack([v.all_classes(self.case.classes) for v in self._view_logits])
-
-    def _merge(self, views: list[ClassLogits]) -> Tensor:
-        kept = kept_classes(views, self.case.classes)
-        parts = sliding_probabilities(views, kept, self.model.layout, IMAGE_SIZE)
-        return all_scores(parts, IMAGE_SIZE, self.case.classes)
-
-    def _plain_merge(self, logits: Tensor) -> Tensor:
-        merged = plain.merge(self.model, logits.float())
-        return F.interpolate(merged, IMAGE_SIZE, mode="bilinear")[0]
 
     def _training_runs(self) -> dict[str, Run]:
         batch = self.case.batch

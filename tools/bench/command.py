@@ -3,13 +3,11 @@
     python tools/benchmark.py all --repeats 1 --json all.json
     python tools/benchmark.py dense --model ViT-B-16 --size 1024
     python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
-    python tools/benchmark.py distill --only "samples from shards" --threads 1
     python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
-    python tools/benchmark.py detection --kind ov_lvis --repeats 3
-    python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
+    python tools/benchmark.py detection --only image "behind the tower" --repeats 3
     python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
@@ -28,23 +26,20 @@ windows in one batch and all classes' maps at the size of the image, and trains 
 have torch's own linear layers. An image has 480 x 640 pixels; "image" encodes the texts anew, as for a
 first image, and gives all scores, "best class" only the labels.
 
-"samples from shards" is the work of one core that reads JPEGs of COCO's size from a shard, decodes them and cuts
-random grids and their crops: images/s of a worker process of a distillation.
-
 Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
 generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
 for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, the plain merge is a loop over
 queries.
 Memory of the merge is what it needs beside the masks, which have the size of the canvas.
 
-Detection has the sizes of F-ViT's two detectors, one image, boxes of all sizes and random vectors for texts. The
+Detection has the sizes of F-ViT on OV-LVIS, one image, boxes of all sizes and random vectors for texts. The
 plain detector resizes taps at the tower's width before its lateral convolutions, has batch norms of their own,
 samples CLIP's regions by RoIAlign, suppresses all candidates class by class, and samples each mask all over the
 image (Detectron2 does so on a GPU; on a CPU it keeps to the box, as here). "behind the tower" is an image whose taps
 are given.
 
 "first-hour" is for a machine with a GPU: tests on it, steps and images of all tasks in each precision, waits, sizes of
-pieces, two processes, loaders. What it takes is in first_hour.yaml. --json is output/first_hour.json if it is not
+pieces, two processes. What it takes is in first_hour.yaml. --json is output/first_hour.json if it is not
 given, a page (.md) lies beside it; a second call goes on where the first one ended. --only takes first words of steps.
 """
 
@@ -64,7 +59,7 @@ if TYPE_CHECKING:
     from bench.case import Case
 
 START = time.perf_counter()
-COMMON = ("repeats", "threads", "device", "precision", "plain_allocator")
+COMMON = ("repeats", "threads", "device", "precision")
 MODEL, PANOPTIC_MODEL, DETECTION_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu", "EVA02-B-16"
 
 
@@ -77,15 +72,12 @@ def parser() -> argparse.ArgumentParser:
     value(options, "task", choices=tasks)
     models = f"{MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection {DETECTION_MODEL}"
     value(options, "--model", f"open_clip's name ({models})")
-    value(options, "--size", "side in pixels (1024; of ov_coco 640)", kind=int)
+    value(options, "--size", "side in pixels", 1024)
     value(options, "--batch", "images", 1)
     precisions = ["float32", "bfloat16", "float16"]
     value(options, "--precision", "of autocast", "float32", choices=precisions)
-    value(options, "--regions", "of each image", 13)
-    classes = "of semseg (150; 171 in training), panoptic (133) or detection (1203; of ov_coco 65)"
+    classes = "of semseg (150; 171 in training), panoptic (133) or detection (1203)"
     value(options, "--classes", classes, kind=int)
-    value(options, "--kind", "of detection", "ov_lvis", choices=["ov_coco", "ov_lvis"])
-    value(options, "--queries", "of panoptic (100; 250 in the merge)", kind=int)
     only = "rows of the table to measure, each beside its plain formulation (everything)"
     value(options, "--only", only, count="+", metavar="NAME")
     flag(options, "--training", "a training step of semseg")
@@ -100,8 +92,6 @@ def parser() -> argparse.ArgumentParser:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     value(options, "--threads", "of torch", cores)
-    allocator = "of plain formulations: as torch finds it, or ours, which keeps freed memory"
-    value(options, "--plain-allocator", allocator, "torch", choices=["torch", "ours"])
     value(options, "--device", "(a GPU if there is one)", choices=["cpu", "cuda"])
     value(options, "--json", "file for all figures, with where they come from")
     return options
@@ -136,17 +126,18 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(first_hour(path, args | {"small": small}, say))
         return
     common = {key: args[key] for key in COMMON}
+    from bench import jobs
+
     if task == "all":
-        from bench import jobs
-
-        results = jobs.run_all(common, args["only"], say)
-        text = jobs.table(results)
+        shown = results = jobs.run_all(common, args["only"], say)
     else:
-        from bench.report import as_text, run_benchmark
-
-        results = run_benchmark(_case(args), say)
-        text = as_text(results)
-    sys.stdout.write(text + "\n")
+        case = _case(args)
+        results = jobs.run_benchmark(case, say)
+        names = [name for name in results["runs"] if not name.startswith("plain ")]
+        label = f"{task}, {case.model}"
+        rows = jobs.rows_of(label, names, results["runs"])
+        shown = {"jobs": {label: results}, "rows": rows}
+    sys.stdout.write(jobs.table(shown) + "\n")
     if path:
         write_json(Path(path), results)
 
@@ -154,15 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _case(args: dict[str, Any]) -> Case:
     """The case of one task, with what its size is where nothing is said."""
     from bench.case import Case
-    from bench.inputs import KINDS
 
     task = args["task"]
-    detector = KINDS[args["kind"]] if task == "detection" else None
-    if args["size"] is None:
-        args["size"] = detector.side if detector else 1024
-    if args["classes"] is None:
-        others = 133 if task == "panoptic" else 171 if args["training"] else 150
-        args["classes"] = detector.classes if detector else others
+    classes = {"panoptic": 133, "detection": 1203}
+    args["classes"] = args["classes"] or classes.get(task, 171 if args["training"] else 150)
     models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL}
     args["model"] = args["model"] or models.get(task, MODEL)
     return Case(**args)

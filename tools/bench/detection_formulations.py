@@ -154,8 +154,8 @@ def _in_low_precision(setting: Setting, function: Callable[..., Any]) -> Callabl
 
 def detect(
     pieces: Formulation, setting: Setting, taps: Maps, dense: Tensor
-) -> tuple[Detected, Tensor | None]:
-    """Detections of an image, and masks (m, H, W) bool where there is a mask head.
+) -> tuple[Detected, Tensor]:
+    """Detections of an image, and masks (m, H, W) bool.
 
     Args:
         pieces: of one formulation.
@@ -173,7 +173,5 @@ def detect(
     logits = heads.bbox_head.logits(embeddings, setting.text)
     scored = Scored(refined / scale, logits, pieces.clip_logits(dense, proposals))
     detected = pieces.select(scored)
-    if heads.mask_head is None:
-        return detected, None
     probs = pieces.mask_probs(pieces.pool(levels, detected.boxes * scale, 14))
     return detected, pieces.paste(probs, detected.boxes)

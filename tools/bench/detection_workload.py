@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.case import IMAGE_SIZE, Case, PartWorkload, seeded
+from bench.case import IMAGE_SIZE, Case, PartWorkload, noise, seeded
 from bench.detection_formulations import (
     Formulation,
     Maps,
@@ -23,17 +23,18 @@ from bench.detection_formulations import (
     plain_formulation,
 )
 from bench.flops import count_flops, pooling_flops, tower_flops
-from bench.inputs import KINDS, noise, random_text
 from bench.measure import Run
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
+from clipself_seg.heads.fvit.boxes import DetectionRule
 from clipself_seg.heads.fvit.pyramid import CHANNELS, RELATIVE_STRIDES, FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import LossSettings, RoIHeads
-from clipself_seg.heads.fvit.rpn import RPN
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, LossSettings, RoIHeads
+from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
 BEHIND = "behind the tower"  # all but the tower
+RULE, PROPOSALS = DetectionRule(1e-4, 0.5, 300), ProposalRule()  # of OV-LVIS
 
 
 class DetectionWorkload(PartWorkload):
@@ -45,7 +46,6 @@ class DetectionWorkload(PartWorkload):
             InputError: the model is unknown or no ViT, or its patch does not divide the size.
         """
         super().__init__(case)
-        self.kind = KINDS[case.kind]
         visual = self.outline.visual
         if not isinstance(visual, TransformerTower):
             raise InputError(f"F-ViT needs a ViT, --model is {case.model}")
@@ -56,7 +56,6 @@ class DetectionWorkload(PartWorkload):
         depth = len(visual.blocks)
         blocks = (depth * 3 // 12, depth * 5 // 12, depth * 7 // 12, depth - 1)
         self.taps = [f"block{index}" for index in blocks]
-        self.counts = (self.kind.proposals.after, self.kind.settings.rule.most)
 
     def runs(self) -> dict[str, Run]:
         """Timed runs by name: all that is behind the tower, and the image."""
@@ -112,16 +111,18 @@ class DetectionWorkload(PartWorkload):
             taps = [torch.empty(1, self.width, self.cells, self.cells) for _ in self.taps]
             levels = [torch.empty(1, CHANNELS, *size) for size in self.level_sizes]
             heads: Any = roi_heads
-            rois = [torch.empty(n, CHANNELS, s, s) for n, s in zip(self.counts, (7, 14))]
+            rois = [
+                torch.empty(n, CHANNELS, s, s)
+                for n, s in zip((PROPOSALS.after, RULE.most), (7, 14))
+            ]
             parts = [
                 lambda: neck(taps, resizers),
                 lambda: rpn(levels),
                 lambda: heads.bbox_head(rois[0]),
+                lambda: heads.mask_head(rois[1]),
             ]
-            if self.kind.masks:
-                parts.append(lambda: heads.mask_head(rois[1]))
             flops = sum(map(count_flops, parts))
-        return flops + pooling_flops(self.cells**2, self.outline.embed_dim, self.counts[0])
+        return flops + pooling_flops(self.cells**2, self.outline.embed_dim, PROPOSALS.after)
 
     @property
     def level_sizes(self) -> list[tuple[int, int]]:
@@ -130,13 +131,13 @@ class DetectionWorkload(PartWorkload):
         return [(side, side) for side in sides]
 
     def _new_detector(self) -> tuple[TapResizers, FeaturePyramid, RPN, RoIHeads]:
-        kind = self.kind
         strides = [self.outline.patch_size * factor for factor in RELATIVE_STRIDES]
         neck = FeaturePyramid(self.width, CHANNELS)
-        rpn = RPN(strides, kind.proposals, channels=CHANNELS, norm=kind.masks)
-        how = LossSettings(), kind.settings
+        rpn = RPN(strides, PROPOSALS, channels=CHANNELS, norm=True)
+        detection = DetectionSettings(beta=0.6, clip_temperature=50.0, rule=RULE)
+        how = LossSettings(), detection
         embed_dim = self.outline.embed_dim
-        heads = RoIHeads(embed_dim, strides, *how, channels=CHANNELS, masks=kind.masks)
+        heads = RoIHeads(embed_dim, strides, *how, channels=CHANNELS, masks=True)
         return TapResizers(self.width), neck, rpn, heads
 
     @functools.cached_property
@@ -145,9 +146,12 @@ class DetectionWorkload(PartWorkload):
         parts = seeded(self._new_detector)
         for part in parts:
             part.to(self.device).eval().requires_grad_(False)
-        text = random_text(self.case.classes, self.outline.embed_dim).to(self.device)
+        # Unit vectors, the background last; the words would take hours to encode.
+        text = F.normalize(noise(self.case.classes + 1, self.outline.embed_dim), dim=1)
         seen = torch.arange(self.case.classes, device=self.device) % 4 > 0
-        return Setting(*parts, self.precision, text, seen, self.image_size, IMAGE_SIZE)
+        return Setting(
+            *parts, self.precision, text.to(self.device), seen, self.image_size, IMAGE_SIZE
+        )
 
     @functools.cached_property
     def images(self) -> Tensor:

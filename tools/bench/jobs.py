@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from bench.case import Case
-from bench.report import CHECKPOINTED, GIB, run_benchmark
+from bench.report import CHECKPOINTED, plain_of, run_benchmark
 from clipself_seg.errors import InputError, nearest
 
 EVA, CAT_SEG_CLIP, ODISE_CLIP = "EVA02-B-16", "ViT-B-16-quickgelu", "ViT-L-14-336-quickgelu"
 GENERATOR = ("generator", "masked attention")  # ODISE's two large parts
-# Rows without a plain formulation of their own; the official evaluator takes the best class of all scores.
-PLAIN = {CHECKPOINTED: "plain step", "best class": "plain image"}
+GIB = 2**30
 
 
 class Job(NamedTuple):
@@ -68,23 +67,18 @@ JOBS = (
 )
 
 
-def prefixed(report: Callable[[str], None], label: str) -> Callable[[str], None]:
-    """Reports lines with a label before them."""
-    return lambda line: report(f"{label}: {line}")
-
-
 def run_all(
     common: Mapping[str, Any], only: Sequence[str], report: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure all jobs, one after the other.
 
     Args:
-        common: fields of every job's `Case`: "repeats", "threads", "device", "precision", "plain_allocator".
+        common: fields of every job's `Case`: "repeats", "threads", "device", "precision".
         only: labels of jobs, or the first words of some; () is all.
         report: called with the progress.
 
     Returns:
-        "jobs" (by label what `run_benchmark` returns) and "rows" (see `_rows`).
+        "jobs" (by label what `run_benchmark` returns) and "rows" (see `rows_of`).
 
     Raises:
         InputError: no job is called like that.
@@ -93,8 +87,9 @@ def run_all(
     jobs: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for job in chosen:
-        jobs[job.label] = run_benchmark(job.case(common), prefixed(report, job.label))
-        own = _rows(job, jobs[job.label]["runs"])
+        report(job.label)
+        jobs[job.label] = run_benchmark(job.case(common), report)
+        own = rows_of(job.label, job.rows, jobs[job.label]["runs"])
         for row in own:  # what is measured is seen, whatever becomes of the jobs after it
             memory = f", {row['memory']:.2f} of its memory" if "memory" in row else ""
             report(f"{row['job']}: {row['row']}: {row['time']:.2f} of the plain time{memory}")
@@ -115,22 +110,20 @@ def chosen_jobs(only: Sequence[str]) -> list[Job]:
     return [job for job in JOBS if not only or job.label.startswith(tuple(only))]
 
 
-def _rows(job: Job, runs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Figures of a job's rows: "job", "row", "seconds", "plain_seconds", "time" (ours over the plain one), where memory
-    was measured "memory_bytes", "plain_memory_bytes", "memory", and where operations are counted "peak_fraction".
+def rows_of(label: str, names: Sequence[str], runs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Figures of some runs beside their plain formulations.
+
+    Each has "job", "row", "seconds", "plain_seconds", "time" (ours over the plain one), where memory was measured
+    "memory_bytes", "plain_memory_bytes", "memory", and where operations are counted "peak_fraction".
     """
-    rows = [_row(job.label, name, runs[name], runs[_plain_of(name)]) for name in job.rows]
+    rows = [_row(label, name, runs[name], runs[plain_of(name)]) for name in names]
     if set(GENERATOR) <= runs.keys():
         ours, plain = (
             {"seconds": sum(runs[prefix + name]["seconds"] for name in GENERATOR)}
             for prefix in ("", "plain ")
         )
-        rows.append(_row(job.label, " and ".join(GENERATOR), ours, plain))
+        rows.append(_row(label, " and ".join(GENERATOR), ours, plain))
     return rows
-
-
-def _plain_of(name: str) -> str:
-    return PLAIN.get(name, f"plain {name}")
 
 
 def _row(
@@ -149,7 +142,7 @@ def _row(
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The results of `run_all` as a table for the terminal, and a line on the machine."""
+    """Results as those of `run_all` as a table for the terminal, and a line on the machine."""
     lines = []
     for row in results["rows"]:
         bytes_ = [row.get(key) for key in ("memory_bytes", "plain_memory_bytes")]
@@ -169,6 +162,6 @@ def table(results: Mapping[str, Any]) -> str:
     )
     note = (
         "time, memory: ours over the plain formulation, in the same run; the plain one has "
-        + {"torch": "torch's own allocator setting", "ours": "ours"}[case["plain_allocator"]]
+        "torch's own allocator setting"
     )
     return "\n".join([machine, "", tabulate(lines, heads, floatfmt=formats), "", note])

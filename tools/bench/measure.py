@@ -87,9 +87,9 @@ def set_allocator(keep: bool, device: torch.device) -> None:
         set_thresholds(32 << 20, 64 << 20)  # glibc's own at their largest
 
 
-def keeps_memory(name: str, plain_allocator: str) -> bool:
-    """True if a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
-    return plain_allocator == "ours" or not name.startswith("plain ")
+def keeps_memory(name: str) -> bool:
+    """True if a run keeps freed memory: every one of ours, and no plain one."""
+    return not name.startswith("plain ")
 
 
 def time_in_turn(
@@ -97,7 +97,6 @@ def time_in_turn(
     device: torch.device,
     repeats: int,
     report: Callable[[str], None],
-    plain_allocator: str = "torch",
 ) -> dict[str, list[float]]:
     """Seconds of every run, `repeats` times in turn, so that a slow moment of the machine hits all.
 
@@ -109,13 +108,12 @@ def time_in_turn(
         device: to wait for.
         repeats: rounds.
         report: called with the progress.
-        plain_allocator: of plain formulations, see `Case`.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     before, behind = None, set(runs)  # runs whose memory was handed back
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            keep = keeps_memory(name, plain_allocator)
+            keep = keeps_memory(name)
             if keep != before:  # setting it hands back what is free
                 set_allocator(keep, device)
                 before, behind = keep, set(runs)
@@ -164,7 +162,7 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
 
     Args:
         build: importable; makes the runs of a case in the new process.
-        case: with `device`, `threads` and `plain_allocator`; can be pickled.
+        case: with `device` and `threads`; can be pickled.
         name: name of the run.
 
     Raises:
@@ -185,7 +183,7 @@ def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: 
     device = torch.device(case.device)
     before = 0 if device.type == "cuda" else _resident_peak()
     run = build(case)[name]
-    set_allocator(keeps_memory(name, case.plain_allocator), device)
+    set_allocator(keeps_memory(name), device)
     with watched(device) as seen:
         for _ in range(run.calls):
             time_run(run, device)

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import plain_panoptic as plain
-from bench.case import PartWorkload, seeded
+from bench.case import PartWorkload, noise, seeded
 from bench.flops import count_flops, pooling_flops, regions_flops, tower_flops
-from bench.inputs import areas, noise
 from bench.measure import Run
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
@@ -30,22 +29,30 @@ from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps
 QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
+COARSE = (64, 88)  # of masks before they are made large
+
+
+def areas(count: int, size: tuple[int, int]) -> Tensor:
+    """Mask logits (count, *size) that divide the image: positive in what is nearest to a random
+    place of one's own, and just beyond."""
+    y_h, x_w = ((torch.arange(cells) + 0.5) / cells for cells in COARSE)
+    places_2Q = torch.rand(2, count, generator=torch.Generator().manual_seed(0))
+    rows_Qh1 = (places_2Q[0, :, None] - y_h)[:, :, None]
+    columns_Q1w = (places_2Q[1, :, None] - x_w)[:, None]
+    nearness_Qhw = -(rows_Qh1**2 + columns_Q1w**2)
+    logits = 200 * (nearness_Qhw - nearness_Qhw.amax(dim=0)) + 0.5
+    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
 
 
 class PanopticWorkload(PartWorkload):
     """ODISE's sizes with random weights and feature maps, and masks that divide the image."""
-
-    @property
-    def queries(self) -> int:
-        """Q, but in the merge."""
-        return self.case.queries or QUERIES
 
     def runs(self) -> dict[str, Run]:
         """Timed runs by name."""
         with without_values():
             outlined, maps = self._new_generator(), self._maps(torch.zeros)
             generator = count_flops(lambda: outlined(maps))
-        given = 4 * self._merged * CANVAS[0] * CANVAS[1]
+        given = 4 * MERGED * CANVAS[0] * CANVAS[1]
         memory: dict[str, Any] = {"memory": True}
         return {
             **self.pair("generator", self._generate, self._plain_generate, generator, **memory),
@@ -62,33 +69,26 @@ class PanopticWorkload(PartWorkload):
         }
 
     @property
-    def _merged(self) -> int:
-        return self.case.queries or MERGED
-
-    @property
     def _is_transformer(self) -> bool:
         """True if there is masked attention of R x R to compare with: not in the one layer of a pool."""
         visual = self.outline.visual
         return isinstance(visual, TransformerTower) and not visual.pooled
 
     def _attention_runs(self) -> dict[str, Run]:
-        flops = regions_flops(self.outline, self.queries)
+        flops = regions_flops(self.outline, QUERIES)
         return self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True)
 
     def _dense_runs(self) -> dict[str, Run]:
         side = CELLS * self.outline.patch_size
         flops = tower_flops(self.outline.visual, side, self.outline.image_size).dense
-        flops += pooling_flops(CELLS**2, self.outline.embed_dim, self.queries)
+        flops += pooling_flops(CELLS**2, self.outline.embed_dim, QUERIES)
         return self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True)
 
     def _new_generator(self) -> CaptionGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim
-        generator = CaptionGenerator(channels=channels, text_width=width, sizes=self._sizes)
+        sizes = dataclasses.replace(SIZES, queries=QUERIES)
+        generator = CaptionGenerator(channels=channels, text_width=width, sizes=sizes)
         return generator.eval().requires_grad_(False)
-
-    @property
-    def _sizes(self) -> GeneratorSizes:
-        return dataclasses.replace(SIZES, queries=self.queries)
 
     @functools.cached_property
     def generator(self) -> CaptionGenerator:
@@ -122,12 +122,12 @@ class PanopticWorkload(PartWorkload):
     @functools.cached_property
     def masks(self) -> Tensor:
         """(Q, h, w)"""
-        return areas(self.queries, (CANVAS[0] // 4, CANVAS[1] // 4)).to(self.device)
+        return areas(QUERIES, (CANVAS[0] // 4, CANVAS[1] // 4)).to(self.device)
 
     @functools.cached_property
     def large_masks(self) -> Tensor:
         """Mask logits (Q, H, W) for the merge."""
-        return areas(self._merged, CANVAS).to(self.device)
+        return areas(MERGED, CANVAS).to(self.device)
 
     def _attend(self, _: None) -> Tensor:
         return MaskedAttention(self.clip).embed(self.image, self.masks, CANVAS)[0]
@@ -144,7 +144,7 @@ class PanopticWorkload(PartWorkload):
     @functools.cached_property
     def probs(self) -> Tensor:
         """Probabilities (Q, K + 1) for the merge: most queries are kept."""
-        return noise(self._merged, self.case.classes + 1).softmax(dim=1).to(self.device)
+        return noise(MERGED, self.case.classes + 1).softmax(dim=1).to(self.device)
 
     @property
     def _things(self) -> range:

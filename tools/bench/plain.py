@@ -23,7 +23,6 @@ from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import token_masks
 
 SLOTS = 20  # crops that travel for an image, however many are valid
-GREY = 114  # of the pixels outside a masked crop
 
 
 def dense_features(tower: ImageTower, images: Tensor) -> Tensor:
@@ -101,17 +100,6 @@ def prepare_image(clip: CLIP, pixels: np.ndarray, side: int) -> Tensor:
 def prepare_masks(masks_nHW: np.ndarray, side: int) -> Tensor:
     """Masks at token resolution (n, side, side), one by one."""
     return torch.cat([token_masks(mask[None], side) for mask in masks_nHW])
-
-
-def prepare_masked_crops(
-    clip: CLIP, pixels: np.ndarray, boxes_n4: np.ndarray, masks_nHW: np.ndarray
-) -> Tensor:
-    """Crops with grey outside the mask, which the reference makes and never reads."""
-    slots = torch.zeros(max(SLOTS, len(boxes_n4)), 3, clip.image_size, clip.image_size)
-    for slot, box, mask in zip(slots, boxes_n4, masks_nHW):
-        masked = np.where(mask[:, :, None], pixels, GREY).astype(np.uint8)
-        slot.copy_(_crop(clip, masked, box))
-    return slots
 
 
 def region_scores(clip: CLIP, sample: dict[str, Tensor], text_KE: Tensor) -> dict[str, Tensor]:

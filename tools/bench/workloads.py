@@ -6,10 +6,7 @@ Legend: B images, n regions of an image, H, W pixels of the image, S0 side of a 
 from __future__ import annotations
 
 import functools
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,18 +14,15 @@ import torch
 from torch import Tensor
 
 from bench import plain
-from bench.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
+from bench.case import IMAGE_SIZE, REGIONS, Case, RegionWorkload, SampledWorkload
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
-from bench.shards import image_like_pixels, write_shard
 from clipself_seg.clip import runtime
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.precision import autocast
-from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.regions import enlarge_boxes, token_masks
-from clipself_seg.data.shards import ShardStream
 from clipself_seg.models.clipself import CLIPSelf, DistillationTraining
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
@@ -52,7 +46,7 @@ class DenseWorkload(RegionWorkload):
 
 
 class DistillWorkload(SampledWorkload):
-    """One training step of CLIPSelf, its pure parts, and the making of its samples."""
+    """One training step of CLIPSelf."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
@@ -67,7 +61,7 @@ class DistillWorkload(SampledWorkload):
     def runs(self) -> dict[str, Run]:
         """Timed runs by name."""
         batch, flops = self.case.batch, self.flops
-        teacher = batch * self.case.regions * flops.image
+        teacher = batch * REGIONS * flops.image
         step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
         return {
             **self.training_runs(
@@ -78,25 +72,7 @@ class DistillWorkload(SampledWorkload):
                 [self.model.student],
                 step,
             ),
-            "samples": Run(self._sample_batch),
-            "plain samples": Run(self._plain_sample_batch),
-            "samples from shards": Run(lambda batches: next(batches), setup=lambda: self.streamed),
         }
-
-    @functools.cached_property
-    def streamed(self) -> Iterator[list[dict[str, Any]]]:
-        """Batches as a training on shards has them, made in this process: reading, decoding, regions, crops."""
-        mapper = DistillMapper(
-            source="grid",
-            student_size=self.case.size,
-            crop_size=self.clip.image_size,
-            max_regions=self.case.regions,
-            seed=0,
-        )
-        self._shards = tempfile.TemporaryDirectory()
-        shard = write_shard(Path(self._shards.name) / "0.tar", image_like_pixels(IMAGE_SIZE))
-        stream = ShardStream([str(shard)], batch_size=self.case.batch, seed=0)
-        return stream.batches(mapper, range(sys.maxsize), rank=0, processes=1, workers=0)
 
     def _sample(self) -> dict[str, Any]:
         return {"image": self.square(), "boxes": self.boxes, "crops": self.crops(self.cells)}
@@ -113,7 +89,7 @@ class DistillWorkload(SampledWorkload):
 
 
 class RegionsWorkload(SampledWorkload):
-    """Scores of boxes, masks and crops of a batch, and the making of its samples."""
+    """Scores of boxes, masks and crops of a batch."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
@@ -122,13 +98,11 @@ class RegionsWorkload(SampledWorkload):
 
     def runs(self) -> dict[str, Run]:
         """Timed runs of this task by name."""
-        crops = self.case.regions * self.flops.image
+        crops = REGIONS * self.flops.image
         flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
         return {
             "scores": Run(self._scores, flops, memory=True),
             "plain scores": Run(self._plain_scores, flops, memory=True),
-            "samples": Run(self._sample_batch),
-            "plain samples": Run(self._plain_sample_batch),
         }
 
     @functools.cached_property
@@ -152,7 +126,6 @@ class RegionsWorkload(SampledWorkload):
         }
 
     def _plain_sample(self) -> dict[str, Tensor]:
-        plain.prepare_masked_crops(self.clip, self.pixels, self.enlarged, self.masks)
         return {
             "image": plain.prepare_image(self.clip, self.pixels, self.case.size),
             "boxes": self.boxes,

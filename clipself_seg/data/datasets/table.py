@@ -29,22 +29,6 @@ SHIPPED = (
 )
 
 
-class Archive(NamedTuple):
-    """A file that a data set comes in.
-
-    Attributes:
-        address: where it is fetched; the name of one that takes an account.
-        size: bytes; None where nobody says them all.
-        megabytes: size, rounded; None where it is exact, or unknown.
-        sha256: hexadecimal digits; empty where nobody says them.
-    """
-
-    address: str
-    size: int | None = None
-    megabytes: int | None = None
-    sha256: str = ""
-
-
 class DataRoot(NamedTuple):
     """Root folder of a family of data sets.
 
@@ -54,7 +38,7 @@ class DataRoot(NamedTuple):
         default: folder where the variable is not set.
         title: name of the family.
         licence: terms of the files as their publisher states them.
-        archives: what is fetched, as far as it has an address or a size.
+        gigabytes: size of what is fetched, as far as it is known; else 0.
     """
 
     advice: str
@@ -62,13 +46,7 @@ class DataRoot(NamedTuple):
     default: str = "datasets"
     title: str = ""
     licence: str = "not stated"
-    archives: tuple[Archive, ...] = ()
-
-    @property
-    def gigabytes(self) -> float:
-        """Size of what is fetched, as far as it is known."""
-        known = ((one.size or 0) / 1e6 or one.megabytes or 0 for one in self.archives)
-        return round(sum(known) / 1000, 1)
+    gigabytes: float = 0
 
     @property
     def path(self) -> Path:
@@ -413,9 +391,16 @@ def _filled(value: Any, words: Mapping[str, Any]) -> Any:
 
 
 _TREE = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+
+
+def _gigabytes(archives: list[dict[str, Any]]) -> float:
+    sizes = (one.get("size", 0) / 1e9 + one.get("megabytes", 0) / 1e3 for one in archives)
+    return round(sum(sizes), 1)
+
+
 ROOTS: dict[str, DataRoot] = {
     name: (MiniRoot if name in ("MINI", "MINI_REGION_TEXT") else DataRoot)(
-        archives=tuple(Archive(**one) for one in about.pop("archives", ())), **about
+        gigabytes=_gigabytes(about.pop("archives", [])), **about
     )
     for name, about in _TREE["roots"].items()
 }

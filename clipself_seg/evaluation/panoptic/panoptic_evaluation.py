@@ -5,6 +5,7 @@ The fusions are those of the paper's Table 6, and "fused" with other weights by 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -24,16 +25,12 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
+from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.measuring_protocol import (
-    MeasuringProtocol,
-    seen_text,
-    size_text,
-    words_text,
-)
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.panoptic import ground_truth
 from clipself_seg.evaluation.panoptic.ground_truth import PanopticGroundTruth
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
@@ -43,29 +40,6 @@ from clipself_seg.heads.fusion import Fusion, fusion_of
 from clipself_seg.models.model_protocols import PanopticModel, reading_of
 
 logger = logging.getLogger(__name__)
-
-
-def named_fusions(
-    names: Sequence[str],
-    alpha: float,
-    beta: float,
-    tasks: Sequence[str],
-    void_discount: float = 0.0,
-    void_sweep: Sequence[float] = (),
-) -> dict[str, Fusion]:
-    """The fusions of Table 6, and "fused" with other weights by which CLIP lowers void.
-
-    Args:
-        names: names of fusions, out of `report.FUSION_TITLES`.
-        alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
-        beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
-        tasks: tasks that are measured, out of `TASKS`.
-        void_discount: weight by which CLIP's best class lowers void, but for "generator", in [0, 1].
-        void_sweep: further such weights, each with a name of its own, see `void_name`.
-    """
-    own = tuple(tasks)
-    named = {name: fusion_of(name, alpha, beta, own, void_discount) for name in names}
-    return named | {void_name(one): Fusion(alpha, beta, own, one) for one in void_sweep}
 
 
 def void_name(void_discount: float) -> str:
@@ -90,7 +64,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
-        label_files: for each data set a file of other names for its classes, or ""; () for none at all.
+        label_files: name of a data set -> file of other names for its classes, or "".
     """
 
     mapper: Callable[[Record], Sample]
@@ -99,14 +73,12 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     void_sweep: Sequence[float] = ()
     rule: MiouRule
     train_vocabulary: NamedVocabulary
-    label_files: Sequence[str] = ()
+    label_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     examples: DrawnExamples = DrawnExamples()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.void_sweep = tuple(dict.fromkeys(float(value) for value in self.void_sweep))
-        files = self.label_files or [""] * len(self.datasets)
-        self._label_file = dict(zip(self.datasets, files, strict=True))
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, object] = {}
 
@@ -121,7 +93,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
-            "label_files": cfg.TEST.LABEL_FILES,
+            "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
         }
 
     def check(self, model: PanopticModel) -> None:
@@ -147,10 +119,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             seen = f"all, since {self.train_vocabulary} has them in its words"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(truth.vocabulary.name, len(truth.vocabulary))
+            words=measuring_protocol.words_text(truth.vocabulary.name, len(truth.vocabulary))
             + self.examples.text(name),
-            size=size_text(self.mapper, reading.size),
-            seen=seen_text(truth.seen, seen),
+            size=measuring_protocol.size_text(self.mapper, reading.size),
+            seen=measuring_protocol.seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
         )
 
@@ -159,8 +131,13 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         batches = evaluation_batches(truth.records, self.mapper, self.workers)
         words = self.examples.added(name, truth.vocabulary, truth.seen)
         model.set_vocabulary(words, seen=truth.seen)
-        voids = (model.void_discount, self.void_sweep)
-        self._named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
+        (alpha, beta), tasks = model.exponents, truth.tasks
+        self._named = {
+            fusion: fusion_of(fusion, alpha, beta, tasks, model.void_discount)
+            for fusion in self.fusions
+        }
+        # "fused" with other weights by which CLIP lowers void.
+        self._named |= {void_name(v): Fusion(alpha, beta, tasks, v) for v in self.void_sweep}
         ask = functools.partial(model, fusions=self._named)
         yield Pass(batches, self._evaluator(name, truth), ask)
 
@@ -214,7 +191,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return InstanceAPEvaluator(ground_truth=truth.instances, **settings)
 
     def _read(self, name: str) -> PanopticGroundTruth:
-        how = self.tasks, self.train_vocabulary, self._label_file[name]
+        how = self.tasks, self.train_vocabulary, self.label_files.get(name, "")
         if ground_truth.is_semantic_only(name):
             return ground_truth.read_semantic_only(name, *how)
         return ground_truth.read_panoptic_ground_truth(name, *how)

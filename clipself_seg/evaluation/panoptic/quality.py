@@ -22,14 +22,7 @@ from numpy.typing import ArrayLike
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_segments
 from clipself_seg.errors import InputError, require_unique
-from clipself_seg.evaluation.evaluator import (
-    ImageEvaluator,
-    ImageId,
-    Outputs,
-    Samples,
-    equal_runs,
-    nothing_to_measure,
-)
+from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples, equal_runs
 from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
 
 
@@ -343,9 +336,10 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
         words = self.vocabulary
         quality = panoptic_quality(images.values(), len(words))
         if np.isnan(quality.pq).all():
-            reason = "its panoptic ground truth is blank"
-            lacks = "segment, true or predicted,"
-            raise nothing_to_measure(self.dataset_name, len(images), lacks, reason)
+            raise InputError(
+                f'"{self.dataset_name}" has no segment, true or predicted, in {len(images)} images: '
+                "its panoptic ground truth is blank"
+            )
         results = {"images": float(len(images))}
         results |= panoptic_results(quality, words.first_names, words.thing, self.seen)
         if self.output_dir is not None:

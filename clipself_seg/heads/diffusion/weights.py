@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def _block(weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
 RANDOM = {"random": StableDiffusionSizes(), "random-small": SMALL}
 COMPVIS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 COMPVIS["text_encoder"] = "cond_stage_model.transformer."
+# What CompVis's files have beside the three networks: averages of the U-Net, and the schedule of the noise
+# (CompVis/stable-diffusion, ldm/models/diffusion/ddpm.py: LatentDiffusion's buffers).
+NO_NETWORK = re.compile(
+    r"model_ema\..*|betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_.*|posterior_.*|lvlb_weights|logvar|scale_factor"
+)
 REMEDY = (
     "download Stable Diffusion v1-3 (licence CreativeML OpenRAIL-M), as diffusers' folder "
     "CompVis/stable-diffusion-v1-3 or as one .safetensors file of CompVis's names, and give its "
@@ -161,13 +167,13 @@ def _random(sizes: StableDiffusionSizes) -> StableDiffusion:
 
 
 def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
-    """Reads the weights of a file or a folder; other tensors (averages, schedules) are left out.
+    """Reads the weights of a file or a folder; those of a file that are of `NO_NETWORK` are left out.
 
     Args:
         path: CompVis's file or diffusers' folder.
 
     Raises:
-        InputError: the file or folder is missing or damaged, holds code, or lacks one of the networks.
+        InputError: the file or folder is missing or damaged, holds code, lacks one of the networks, or has others.
     """
     if not os.fspath(path):
         raise InputError(f"no weights for the diffusion features: {REMEDY}")
@@ -189,6 +195,12 @@ def _read_file(path: Path) -> Parts:
             f"{error}. Stable Diffusion's original .ckpt is such a file: convert it to .safetensors "
             "where you trust it, or take diffusers' folder"
         ) from None
+    networks = tuple(COMPVIS.values())
+    others = [n for n in tensors if not n.startswith(networks) and not NO_NETWORK.fullmatch(n)]
+    if others:
+        raise InputError(
+            f"{path} has {len(others)} tensors that Stable Diffusion v1 has not, such as {others[0][:100]}: {REMEDY}"
+        )
     parts = {}
     for part, prefix in COMPVIS.items():
         own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

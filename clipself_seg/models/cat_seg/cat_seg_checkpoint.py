@@ -29,6 +29,10 @@ BLOCK = re.compile(r"clip\.visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
 PACKED = "in_proj_weight"
 MATRICES = SplitAttention.MATRICES
 FIRST = "aggregator.conv1.weight"
+# Buffers that CAT-Seg's shifted windows keep in a file, which follow from the sizes (KU-CVLAB/CAT-Seg,
+# cat_seg/modeling/transformer/model.py). Beside "model", which alone is read, files have AdamW's two moments of what
+# trained: model_base.pth has 819 MB, of which 617 are weights.
+MASKS = "attn_mask"
 
 
 def read(model: CATSeg, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -72,7 +76,7 @@ def write(model: CATSeg) -> dict[str, object]:
             named[name] = tensor
     for name, buffer in model.aggregator.named_buffers():
         if name.endswith(".mask"):
-            named[f"{AGGREGATOR}{name.removesuffix('mask')}attn_mask"] = buffer
+            named[f"{AGGREGATOR}{name.removesuffix('mask')}{MASKS}"] = buffer
     return {"model": on_host(named), **model.clip.visual.dense_feature.entries_but_of_token()}
 
 
@@ -96,7 +100,7 @@ def own_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict
         others = {n: t for n, t in state.items() if not n.startswith(CLIP)}
         state = {f"clip.{name}": tensor for name, tensor in to_native(clip).items()}
         for name, tensor in others.items():
-            if not name.endswith("attn_mask"):
+            if not name.endswith(MASKS):
                 state[name.replace(AGGREGATOR, "aggregator.", 1)] = tensor
     return _with_attention_like(state, wanted)
 

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 BACKBONE = "backbone."
 CLIP = "clip."
 RESIZERS = ("backbone.interpolate",)
-# A layer that nothing uses, and embeddings of the training vocabulary, which are made anew from the text tower.
+# A layer that nothing uses, and embeddings of the training vocabulary, which are made anew from the text tower
+# (wusize/CLIPSelf, F-ViT). Rotary tables of its tower are in `clip.weights.NO_WEIGHTS`.
 IGNORED = ("roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.all_embeddings")
 COUNTER = "num_batches_tracked"
 # Entry with the training vocabulary: bytes of a JSON list of lists of names.

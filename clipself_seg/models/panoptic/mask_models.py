@@ -54,6 +54,11 @@ REFUSED = (
     "experts_implementation",
     "per_layer_config",
 )
+# What a stored config.json of tue-mps's EoMT (refs/pr/3) names as its "backbone": the tower that is built anyway.
+EOMT_TOWER = "vit_large_patch14_reg4_dinov2"
+# Tensors that older files have besides (facebook/mask2former-*, of 2023): tables of a Swin that follow from its sizes.
+# What files of models of videos have is transformers' own list.
+TABLES = "relative_position_index"
 TYPES = ("dtype", "torch_dtype")  # everything here is float32
 WHOLE = {"do_pad": False}
 PADDED = {"do_pad": True, "do_split_image": False}
@@ -119,6 +124,9 @@ FORMER = "Mask2FormerForUniversalSegmentation"
 KINDS = {
     **{"sam2": SAM2, "sam2_video": SAM2, "sam3_tracker": SAM3, "sam3_video": SAM3},
     "eomt": Kind("EomtForUniversalSegmentation", "EomtImageProcessor", masks_of_queries, PADDED),
+    "eomt_dinov3": Kind(
+        "EomtDinov3ForUniversalSegmentation", "EomtImageProcessor", masks_of_queries, PADDED
+    ),
     "mask2former": Kind(FORMER, "Mask2FormerImageProcessor", masks_of_queries),
 }
 PARTS = (*(name.partition("_")[0] for name in KINDS), "swin")
@@ -220,6 +228,8 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
             raise InputError(
                 f'{path}: its "model_type" is {shown(name)}, masks come from {", ".join(KINDS)}'
             )
+        if name == "eomt" and content.get("backbone") == EOMT_TOWER:
+            del content["backbone"]
         # Of SAM 3 the tracker alone, whose settings are a part of the file's.
         config = _cleaned(content.get("tracker_config", content), path, MOST_SIZE)
     network, processor = getattr(transformers, kind.network), getattr(transformers, kind.processor)
@@ -233,8 +243,12 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    if lacking := sorted(said["missing_keys"]):
-        raise InputError(f"{weights} lacks {len(lacking)} tensors, such as {lacking[0]}")
+    others = [n for n in said["unexpected_keys"] if not n.endswith(TABLES)]
+    for what, names in (("lacks", said["missing_keys"]), ("has unknown", others)):
+        if names:
+            raise InputError(
+                f"{weights} {what} {len(names)} tensors, such as {min(names)}: fetch it and {MODEL_CONFIG} anew"
+            )
     images = next((p for n in IMAGE_SETTINGS if (p := Path(folder, n)).is_file()), None)
     if images is None:
         raise InputError(f"{folder} has no {' and no '.join(IMAGE_SETTINGS)}: fetch them too")

@@ -17,7 +17,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit, nearly_equal
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.clip.weights import to_native
+from clipself_seg.clip.weights import NO_WEIGHTS, to_native
 from clipself_seg.errors import InputError
 from clipself_seg.models.model_base import as_bytes, on_host
 from clipself_seg.models.panoptic.mask_sources import Generated
@@ -43,7 +43,8 @@ KEYS = {
 }
 # Entry with alpha and beta, of which official checkpoints have none.
 EXPONENTS = "fusion_exponents"
-# Parameters of the losses, which nothing here needs, and what ODISE freezes: CLIP and Stable Diffusion.
+# Parameters of the losses, which nothing here needs (Mask2Former's SetCriterion: empty_weight), and what ODISE freezes,
+# CLIP and Stable Diffusion (the prefixes of its load log). FC-CLIP's files have tensors of `CLIP` besides.
 IGNORED = (
     "criterion.",
     "pixel_mean",
@@ -255,13 +256,16 @@ def carried_clip(
     Raises:
         InputError: it is another CLIP, or a part of one where the model has no weights.
     """
-    own = clip.state_dict()
-    carried = to_native(
-        {name.removeprefix(CLIP): t for name, t in given.items() if name.startswith(CLIP)}
-    )
+    carried = {
+        name.removeprefix(CLIP): tensor
+        for name, tensor in given.items()
+        if name.startswith(CLIP) and not NO_WEIGHTS.search(name)
+    }
     if not carried:
         return {}, ""
     takes_all = clip.report is None
+    # Under the names of files, for a part of a CLIP need not tell its layout.
+    own = clip.file_tensors(clip.state_dict())
     carried = fit(
         carried,
         own if takes_all else {name: tensor for name, tensor in own.items() if name in carried},
@@ -269,7 +273,7 @@ def carried_clip(
         remedy="MODEL.CLIP.NAME and MODEL.CLIP.WEIGHTS have to be those that it was trained on",
     )
     if takes_all:
-        return carried, f"all {len(own)} tensors of CLIP are the checkpoint's"
+        return to_native(carried), f"all {len(own)} tensors of CLIP are the checkpoint's"
     other = [name for name, t in carried.items() if not nearly_equal(t.to(own[name]), own[name])]
     if other:
         raise InputError(

@@ -108,6 +108,9 @@ def test_other_models_are_refused_by_the_tensor_that_differs(compvis, tmp_path):
     unet = "model.diffusion_model."
     key = f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     wrong = {
+        "has 1 tensors that Stable Diffusion v1 has not, such as lora.up": {
+            "lora.up": torch.ones(1)
+        },
         "its U-Net lacks 1 tensor: conv_out.bias": {f"{unet}out.2.bias": None},
         "its U-Net has 1 unexpected tensor: label_emb.0": {f"{unet}label_emb.0": torch.ones(2)},
         r"its U-Net has .*attn2.to_k.weight of shape .16, 32.,.*needs .16, 24.": {

@@ -186,14 +186,6 @@ def test_a_page_has_the_numbers_and_the_index_leads_to_it(tmp_path):
     assert "4 runs, 6 core-minutes" in text and "| [Table 9](9.md) |" in text
 
 
-def test_runs_whose_cost_is_not_known_say_so(tmp_path):
-    section = section_of(tmp_path, {"original": [20.0]})
-    (name,) = section.minutes
-    section.minutes[name] = None
-    text = write_page([section], tmp_path / "docs", "mini").read_text()
-    assert "1 runs, 0 core-minutes without those of 1 runs, whose system does not say" in text
-
-
 def test_the_page_begins_with_the_number_of_each_verdict_and_counts_once_what_repeats(tmp_path):
     section = section_of(tmp_path, NUMBERS)
     judged = (

@@ -9,8 +9,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from detectron2.modeling import BACKBONE_REGISTRY, build_model
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.config import load_config
@@ -363,6 +365,25 @@ def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
         read({n: a for n, a in arrays.items() if n != "patch_embed.proj.weight"})
     with pytest.raises(InputError, match="swin.pkl has patch_embed.proj.bias of shape"):
         read(arrays | {"patch_embed.proj.bias": np.ones(5, np.float32)})
+
+
+@torch.no_grad()
+def test_the_guidance_backbone_starts_from_torchvisions_resnet(tmp_path):
+    """Under the names of its file, which has a head and one stage more; the maps are torchvision's."""
+    theirs = torchvision.models.resnet50().eval()
+    path = tmp_path / "resnet50.pth"
+    state = theirs.state_dict()
+    torch.save({n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}, path)
+    opts = ["MODEL.RESNETS.DEPTH", "50", "MODEL.CAT_SEG.BACKBONE_WEIGHTS"]
+    config = ROOT / "configs/semseg/catseg_v1_r101_vitb16.yaml"
+    images = torch.randn(1, 3, 64, 96)
+    maps = build_backbone(load_config(config, [*opts, str(path)])).eval()(images)
+    nodes = {"layer1": "res2", "layer2": "res3", "layer3": "res4"}
+    wanted = create_feature_extractor(theirs, nodes)(images)
+    torch.testing.assert_close(maps, wanted, atol=1e-4, rtol=1e-4)
+    torch.save(state | {"layer1.3.conv1.weight": torch.zeros(64, 256, 1, 1)}, path)
+    with pytest.raises(InputError, match="resnet50.pth has 1 unexpected tensor: res2.3.conv1.weig"):
+        build_backbone(load_config(config, [*opts, str(path)]))
 
 
 @torch.no_grad()

@@ -96,6 +96,17 @@ def test_masks_of_eomt_are_those_that_transformers_cuts_out_of_the_padding(folde
         assert {mask.tobytes() for mask in masks} == found
 
 
+def test_the_tower_that_tue_mps_names_is_read_over_and_another_one_refused(eomt):
+    """As coco_instance_eomt_large_640 has it in refs/pr/3."""
+    path = eomt / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"backbone": "vit_large_patch14_reg4_dinov2"}))
+    load_mask_model(eomt)
+    path.write_text(json.dumps(config | {"backbone": "microsoft/resnet-50"}))
+    with pytest.raises(InputError, match='sets "backbone", which may fetch or run something'):
+        load_mask_model(eomt)
+
+
 def test_mask2former_keeps_the_queries_that_are_any_class_with_its_probability(folders):
     model = load_mask_model(folders["mask2former"])
     inputs = model.processor([IMAGE], return_tensors="pt")
@@ -159,6 +170,7 @@ def test_of_more_masks_than_are_read_the_best_stay(folders, monkeypatch, caplog)
         ("config.json", {"b": {"model_type": "timm_backbone"}}, "'timm_backbone', which none has"),
         ("config.json", {"hidden_size": 1 << 30}, "the number 1073741824, 65536 is the largest"),
         ("config.json", {"hidden_size": 1 << 14}, "its sizes ask for more than the"),
+        ("config.json", {"num_hidden_layers": 1}, "has unknown 1[0-9] tensors, .*layers.1"),
         ("config.json", {"num_hidden_layers": 3}, "lacks 1[0-9] tensors, such as layers.2"),
         ("config.json", {"hidden_size": 64}, "no weights of its config.json"),
         ("preprocessor_config.json", {"size": {"longest_edge": 1 << 20}}, "has the number 1048576"),

@@ -29,7 +29,6 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from lab.prepare.common import (
-    Flag,
     MapJob,
     Options,
     Prepared,
@@ -221,15 +220,10 @@ ID_STEP = 10007
 # The stated areas of stuff: before the things are pasted ("published") or after it ("clean").
 PUBLISHED = "published"
 CLEAN = "clean"
-CLEAN_AREAS = Flag(
-    "clean_areas",
-    "--clean-areas",
-    "state the areas that stuff has in the end, which gives another panoptic quality",
-    bool,
-)
+CLEAN_AREAS = "state the areas that stuff has in the end, which gives another panoptic quality"
 
 
-@preparation("ade20k_panoptic", tuple(SPLITS), (CLEAN_AREAS,))
+@preparation("ade20k_panoptic", tuple(SPLITS), {"clean_areas": CLEAN_AREAS})
 def prepare_ade_panoptic(
     options: Options, splits: Sequence[str] = tuple(SPLITS), clean_areas: bool = False
 ) -> list[Prepared]:

@@ -81,27 +81,6 @@ class Prepared(NamedTuple):
         return "\n    ".join((line, *self.notes))
 
 
-class Flag(NamedTuple):
-    """An option that one preparation has for itself.
-
-    Attributes:
-        parameter: name of the function's parameter, whose default is the option's.
-        name: what is typed, such as "--list".
-        text: help text.
-        kind: what makes a value of a word; bool for an option without a value.
-    """
-
-    parameter: str
-    name: str
-    text: str
-    kind: type
-
-    @property
-    def dest(self) -> str:
-        """Name of the option in argparse's result."""
-        return self.name.removeprefix("--").replace("-", "_")
-
-
 class Preparation(NamedTuple):
     """A declared preparation.
 
@@ -109,12 +88,12 @@ class Preparation(NamedTuple):
         prepare: is given the options, and by name "splits" and the parameters of the flags.
         splits: splits that there are; without any the function has no such parameter. Its default are those that are
             prepared unless others are named.
-        flags: options that it has for itself.
+        flags: parameters that are options of it alone, off by default -> their help text.
     """
 
     prepare: Callable[..., list[Prepared]]
-    splits: tuple[str, ...] = ()
-    flags: tuple[Flag, ...] = ()
+    splits: tuple[str, ...]
+    flags: Mapping[str, str]
 
 
 PREPARATIONS: dict[str, Preparation] = {}
@@ -123,12 +102,12 @@ Prepare = TypeVar("Prepare", bound=Callable[..., list[Prepared]])
 
 
 def preparation(
-    name: str, splits: tuple[str, ...] = (), flags: tuple[Flag, ...] = ()
+    name: str, splits: tuple[str, ...] = (), flags: Mapping[str, str] | None = None
 ) -> Callable[[Prepare], Prepare]:
     """Decorator that declares a preparation, see `Preparation`."""
 
     def declare(prepare: Prepare) -> Prepare:
-        PREPARATIONS[name] = Preparation(prepare, splits, flags)
+        PREPARATIONS[name] = Preparation(prepare, splits, flags or {})
         return prepare
 
     return declare

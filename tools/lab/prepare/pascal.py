@@ -19,7 +19,6 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import read_json
 from lab.prepare.common import (
-    Flag,
     MapJob,
     Options,
     Prepared,
@@ -50,7 +49,7 @@ MAT_HINT = (
 )
 LIST_HINT = (
     "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "
-    "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
+    "in its folder datasets; another list, such as ImageSets/Main/val.txt, may be put in its place"
 )
 
 
@@ -208,11 +207,8 @@ def _context_table() -> np.ndarray:
     return lookup_table(index_of, 1 << 16, 255, np.uint8)
 
 
-@preparation(
-    "pascal_context_459",
-    flags=(Flag("list_file", "--list", "file with names of images, instead of that one", Path),),
-)
-def prepare_pascal_context_459(options: Options, list_file: Path | None = None) -> list[Prepared]:
+@preparation("pascal_context_459")
+def prepare_pascal_context_459(options: Options) -> list[Prepared]:
     """Label maps of all 459 classes of PASCAL Context.
 
         python tools/prepare.py pascal_context_459
@@ -222,12 +218,12 @@ def prepare_pascal_context_459(options: Options, list_file: Path | None = None) 
     and writes annotations_detectron2/pc459_val beside them.
     What is there already is kept; an interrupted run is completed by the next.
     """
-    jobs, left_out = context_459_jobs(options.root, list_file)
+    jobs, left_out = context_459_jobs(options.root)
     done = convert_files(_convert_mat, jobs, options)
     return [done._replace(left_out=done.left_out + left_out)]
 
 
-def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[MapJob], int]:
+def context_459_jobs(root: Path) -> tuple[list[MapJob], int]:
     """Jobs of `prepare_pascal_context_459`, and the number of images that it leaves out.
 
     Raises:
@@ -235,7 +231,7 @@ def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[Ma
     """
     folder = root / "VOCdevkit/VOC2010"
     target = folder / "annotations_detectron2/pc459_val"
-    path = list_file or folder / "pascalcontext_val.txt"
+    path = folder / "pascalcontext_val.txt"
     stems = read_stems(require(path, ROOTS["PASCAL_CONTEXT"], LIST_HINT))
     source = require(folder / "trainval", ROOTS["PASCAL_CONTEXT"], MAT_HINT)
     labelled = [stem for stem in stems if (source / f"{stem}.mat").exists()]

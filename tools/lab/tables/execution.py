@@ -26,7 +26,6 @@ from lab.tables.store import Store
 
 CONSOLE = "console.txt"
 AT_ONCE = 2  # runs on a CPU: neither starting up nor a small model fills several cores
-UNKNOWN = 15  # minutes of an evaluation of which nothing is known, in a budget
 POLL = 2  # seconds between looks at a folder where another process is at work
 
 
@@ -60,7 +59,7 @@ def affordable(
         runs: as `plan` gives them.
         cells: name of a run -> numbers of tables that it fills.
         seeds: seeds in their order.
-        hours: of GPUs, or of cores; a run whose hours are not known counts as `UNKNOWN` minutes.
+        hours: of GPUs, or of cores.
     """
     left, minutes, chosen = {run.name for run in runs}, 60 * hours, list[Run]()
     while True:
@@ -68,10 +67,10 @@ def affordable(
         for run in (run for run in runs if run.name in left):
             group = [one for one in run.with_needs() if one.name in left]
             group = list({one.name: one for one in group}.values())
-            cost = sum(one.minutes or UNKNOWN for one in group)
+            cost = sum(one.minutes for one in group)
             if (gain := sum(cells.get(one.name, 0) for one in group)) and cost <= minutes:
                 place = 0 if run.seed is None else seeds.index(run.seed)
-                candidates.append((-place, gain / cost, cost, group))
+                candidates.append((-place, gain / (cost or 1), cost, group))
         if not candidates:
             return chosen
         *_, cost, group = max(candidates, key=lambda one: one[:2])
@@ -220,10 +219,11 @@ def _make(
     return ""
 
 
-def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float | None]:
-    """Exit status of a process, and its processor time in seconds; None where the system does not say (Windows)."""
-    if not hasattr(os, "wait4"):
-        return process.wait(), None
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Exit status of a process, and its processor time in seconds, or how long it took where there is no wait4."""
+    begin = time.monotonic()
+    if not hasattr(os, "wait4"):  # Windows
+        return process.wait(), time.monotonic() - begin
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_utime + usage.ru_stime

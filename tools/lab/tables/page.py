@@ -135,14 +135,11 @@ def write_page(sections: Sequence[Section], folder: Path, scale: str) -> Path:
 
 
 def _cost(sections: Sequence[Section], scale: str) -> str:
-    minutes: dict[str, float | None] = {}
+    minutes: dict[str, float] = {}
     for section in sections:
         minutes |= section.minutes
-    known = [value for value in minutes.values() if value is not None]
-    lacking = len(minutes) - len(known)
-    without = f" without those of {lacking} runs, whose system does not say" if lacking else ""
     return (
-        f"{len(minutes)} runs, {sum(known):.0f} core-minutes{without}. "
+        f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. "
         f"Written by `{COMMANDS[scale]}`."
     )
 

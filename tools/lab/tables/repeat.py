@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 from tabulate import tabulate
 
 from clipself_seg.config.load import option_pairs
@@ -77,17 +77,12 @@ def _statistics(runs: Sequence[Numbers]) -> dict[str, Statistics]:
     return {
         name: {
             "mean": statistics.fmean(run[name] for run in runs),
-            "spread": _spread([run[name] for run in runs]),
+            "spread": float(np.std([run[name] for run in runs], ddof=1)),
             "values": [run[name] for run in runs],
         }
         for name in runs[0]
         if all(name in run for run in runs)
     }
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; NaN if a value is not finite, of which Python's raises an error."""
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def spread_table(

@@ -14,7 +14,7 @@ from clipself_seg.files import alone_in, read_json
 from lab import ROOT
 from lab.mini.writer import WorldSize, make_worlds
 from lab.tables.claims import LEAST_SEEDS
-from lab.tables.execution import AT_ONCE, UNKNOWN, affordable, plan, run_all, say
+from lab.tables.execution import AT_ONCE, affordable, plan, run_all, say
 from lab.tables.page import NAMES, write_page
 from lab.tables.rehearse import rehearsals
 from lab.tables.runs import COSTS, Run, config_name, missing_data, resolve
@@ -106,7 +106,7 @@ class Reproduction:
         made = {run.name for run in chosen}
         say(
             f"{hours:g} hours pay for {len(chosen)} of {len(todo)} runs, in the order of most numbers of tables an "
-            f"hour, seed by seed (a run whose hours are not known counts as {UNKNOWN} minutes):"
+            "hour, seed by seed:"
         )
         for seed in self.seeds:
             whole = [
@@ -222,7 +222,7 @@ class Reproduction:
         self._say_what_is_finished(runs)
 
     def _cost(self, minutes: float) -> str:
-        """Expected duration of a run; of most evaluations on real data nothing is known."""
+        """Expected duration of runs; a table of a user may not say it."""
         if self.scale == "mini":
             return f"{minutes:.3g} core-minutes"
         if 0 < minutes < 60:

@@ -63,7 +63,7 @@ class Section:
         reasons: notes, why claims do not hold, and why rows are absent.
         protocols: protocols of the numbers.
         commands: cells below `COMMAND_HEADINGS`.
-        minutes: core-minutes of the finished runs, by name; None where the system did not say.
+        minutes: core-minutes of the finished runs, by name.
     """
 
     table: Table
@@ -77,7 +77,7 @@ class Section:
     reasons: list[str]
     protocols: list[str]
     commands: list[list[str]]
-    minutes: dict[str, float | None]
+    minutes: dict[str, float]
 
 
 def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Section:
@@ -333,8 +333,7 @@ def _distinct(provenance: Sequence[Mapping[str, object]], key: str) -> str:
 
 def _mean_minutes(records: Iterable[Record]) -> str:
     minutes = [record["minutes"] for record in records]
-    known = [value for value in minutes if value is not None]
-    return f"{statistics.fmean(known):.1f}" if known else "not known" if minutes else ""
+    return f"{statistics.fmean(minutes):.1f}" if minutes else ""
 
 
 def _protocols(runs: TableRuns, store: Store) -> list[str]:
@@ -352,7 +351,7 @@ def _protocols(runs: TableRuns, store: Store) -> list[str]:
     )
 
 
-def _minutes(runs: TableRuns, store: Store) -> dict[str, float | None]:
+def _minutes(runs: TableRuns, store: Store) -> dict[str, float]:
     every = [run for own in runs.values() for one in own for run in one.with_needs()]
     records = {run.name: store.record(run) for run in every}
     return {name: record["minutes"] for name, record in records.items() if record is not None}

@@ -11,8 +11,8 @@ from typing import Any
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json, write_json
 from clipself_seg.provenance import read_results
-from clipself_seg.training.metrics import flatten_numbers
 from clipself_seg.training.final_evaluation import RESULTS_FILE
+from clipself_seg.training.metrics import flatten_numbers
 from lab.tables.runs import Run, defaults_name
 
 RUN_FILE = "run.json"
@@ -71,19 +71,17 @@ class Store:
             write_json(folder / RUN_FILE, note)
         return folder
 
-    def end(self, run: Run, seconds: float | None) -> None:
+    def end(self, run: Run, seconds: float) -> None:
         """Add processor time to a run's record, and keep a copy of it if it is finished.
 
         Args:
             run: a run that ended.
-            seconds: processor time; None if it is not known, and then that of all its calls is not.
+            seconds: processor time.
         """
         path = self.folder / run.name / RUN_FILE
         note = read_json(path)
         # The defaults stay those under which it began: there may be new keys since.
-        before = note["minutes"]
-        minutes = None if seconds is None or before is None else before + seconds / 60
-        write_json(path, note | {"minutes": minutes})
+        write_json(path, note | {"minutes": note["minutes"] + seconds / 60})
         self._known.pop(run.name, None)
         self.keep([run])
 
@@ -152,15 +150,7 @@ def _read(path: Path) -> Record | None:
 
 
 def _is_complete(record: Record) -> bool:
-    parts = (record.get("results"), record.get("provenance"))
-    if not all(isinstance(part, dict) for part in parts) or "not evaluated" in record["provenance"]:
-        return False
-    minutes = record.get("minutes", "")  # None where they are not known
-    if not isinstance(minutes, int | float | None):
+    if "not evaluated" in record["provenance"]:
         return False
     numbers = dict(flatten_numbers(record["results"])).values()
-    bounded = (*numbers, minutes or 0)
-    try:
-        return any(map(math.isfinite, numbers)) and not any(map(math.isinf, bounded))
-    except OverflowError:  # a whole number beyond what a float holds
-        return False
+    return any(map(math.isfinite, numbers)) and not any(map(math.isinf, numbers))

@@ -26,9 +26,8 @@ from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torch import nn
 
-from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
-from clipself_seg.data.images import decode_image, pil_pixels, read_image
+from clipself_seg.data.images import pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, MissingFiles, known
 from clipself_seg.models.build import build_model, registered_data
@@ -41,10 +40,9 @@ from clipself_seg.prediction.results import Prediction
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Prediction)
-# An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, a path, or an http(s) address.
+# An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, or a path.
 GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
-MOST_BYTES = 1 << 28  # of an image that is fetched
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -263,7 +261,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         """The prediction of an image, or of each of a list.
 
         Args:
-            image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
+            image: array (H, W, 3) uint8 RGB, PIL image or path, see `rgb_image`; or a list or
                 tuple of them.
             words: as `set_vocabulary` takes them, and they stay set; None for those that are set.
             batch_size: images of a list that are read and given to the model at once. The segmenters take them one
@@ -398,28 +396,23 @@ class ImagePredictor(abc.ABC, Generic[R]):
 
 
 def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
-    """The pixels of an image that is given, or read from its file or address.
-
-    An address is fetched because it was typed, as a string, in a call: no file or configuration leads here.
+    """The pixels of an image that is given, or read from its file.
 
     Args:
-        image: array (H, W, 3) uint8 RGB (OpenCV's are BGR: `image[..., ::-1]`), PIL image of any mode, path,
-            or http(s) address. Of all but arrays the EXIF orientation is applied, see `read_image`.
+        image: array (H, W, 3) uint8 RGB (OpenCV's are BGR: `image[..., ::-1]`), PIL image of any mode, or path. Of
+            all but arrays the EXIF orientation is applied, see `read_image`.
         max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
-        InputError: the image cannot be read or fetched, or is not of that form.
+        InputError: the image cannot be read, or is not of that form.
     """
     if isinstance(image, Image.Image):
         image = pil_pixels(image, max_pixels=max_pixels)
-    elif isinstance(image, str) and is_address(image):
-        content = fetch_bytes(image, MOST_BYTES, "an image")
-        image = decode_image(content, image, max_pixels)
     elif isinstance(image, str | os.PathLike):
         image = read_image(image, max_pixels=max_pixels)
     if not isinstance(image, np.ndarray):
         raise InputError(
-            f"an image is an array, a PIL image, a path or an address, got {type(image).__name__}"
+            f"an image is an array, a PIL image or a path, got {type(image).__name__}"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(

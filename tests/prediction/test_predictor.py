@@ -22,7 +22,6 @@ from clipself_seg.prediction.predictor import ImagePredictor, rgb_image
 from clipself_seg.prediction.task_predictors import SemanticPredictor
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
-from tests.weight_server import serving
 
 LIMIT = 1000
 
@@ -37,38 +36,25 @@ def turned(tmp_path):
     return tmp_path / "turned.jpg"
 
 
-def test_a_path_an_address_a_pil_image_and_an_array_give_the_pixels_of_the_file(turned):
+def test_a_path_a_pil_image_and_an_array_give_the_pixels_of_the_file(turned):
     expected = read_image(turned)
     assert expected.shape == (20, 12, 3)
-    with serving(turned_jpg=turned.read_bytes()) as server, Image.open(turned) as image:
-        address = f"{server.address}/turned.jpg"
-        for given in (turned, str(turned), image, address, expected):
+    with Image.open(turned) as image:
+        for given in (turned, str(turned), image, expected):
             assert np.array_equal(rgb_image(given, LIMIT), expected)
 
 
 def test_a_large_image_is_refused_whatever_it_comes_in(turned):
-    with serving(turned_jpg=turned.read_bytes()) as server, Image.open(turned) as image:
-        for given in (turned, image, f"{server.address}/turned.jpg"):
+    with Image.open(turned) as image:
+        for given in (turned, image):
             with pytest.raises(InputError, match=r"turned.jpg is 20 x 12, .* 100 pixels of INPUT"):
                 rgb_image(given, 100)
-
-
-def test_an_address_that_gives_no_small_image_is_refused(monkeypatch):
-    with serving(a_jpg=b"no image", page_html=b"<html>") as server:
-        with pytest.raises(InputError, match="a.jpg is not an image of JPEG"):
-            rgb_image(f"{server.address}/a.jpg", LIMIT)
-        monkeypatch.setattr(predictor, "MOST_BYTES", 7)
-        with pytest.raises(InputError, match="more than 7 bytes"):
-            rgb_image(f"{server.address}/a.jpg", LIMIT)
-        server.kind = "text/html"
-        with pytest.raises(InputError, match="is a web page"):
-            rgb_image(f"{server.address}/page.html", LIMIT)
 
 
 @pytest.mark.parametrize(
     "image, message",
     [(given, f"got {type(given).__name__}") for given in (b"bytes", None, 3, io.BytesIO())]
-    + [("file:///etc/hostname", "no http or https address")]
+    + [("https://a.example/a.jpg", "image https://a.example/a.jpg is missing")]
     + [(Image.new("F", (3, 4)), "floating-point pixels")]
     + [(np.zeros((4, 4), np.uint8), "uint8 of shape"), (np.zeros((4, 4, 3)), "got float64")],
 )

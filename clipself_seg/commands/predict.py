@@ -141,7 +141,9 @@ def main(args: argparse.Namespace) -> int:
     """Segments or detects, and says where the results are."""
     chosen = _settle(args)
     video_save = tuple(args.save or ("overlays",))
-    args.save = list(dict.fromkeys(args.save or SAVE[chosen][:2]))
+    args.save = (
+        list(dict.fromkeys(args.save or SAVE[chosen][:2])) + ["overlaps"] * args.keep_overlaps
+    )
     if args.ray:
         return _over_ray(args)
     from clipself_seg.prediction.files import find_images
@@ -166,7 +168,9 @@ def main(args: argparse.Namespace) -> int:
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
     if results.masks[0]:
         count, lost = results.masks
-        sys.stdout.write(f"of {count} masks that were given {count - lost} are in segments{WHY * bool(lost)}\n")
+        sys.stdout.write(
+            f"of {count} masks that were given {count - lost} are in segments{WHY * bool(lost)}\n"
+        )
     return 2 if len(failed) == total else 1 if failed else 0
 
 
@@ -246,7 +250,11 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = Vocabulary("custom", (), numbered=False) if args.words is None else Vocabulary.of(args.words)
+    words = (
+        Vocabulary("custom", (), numbered=False)
+        if args.words is None
+        else Vocabulary.of(args.words)
+    )
     for name, example in map(read_example, args.example):
         words = words.with_examples({name: [example]})
     return words
@@ -320,11 +328,7 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     predictor.set_vocabulary(words, *of_background)
     predictor.set_absent(args.absent, args.absent_threshold)
     results = ResultFiles(
-        predictor=predictor,
-        folder=args.output,
-        images=files.images,
-        save=args.save,
-        keep_overlaps=args.keep_overlaps,
+        predictor=predictor, folder=args.output, images=files.images, save=args.save
     )
     settings: Json = {
         "version": __version__,
@@ -346,7 +350,6 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     if isinstance(predictor, PanopticPredictor):
         if masks := predictor.mapper.masks:
             settings["masks"] = masks.digest([one.name for one in files.images])
-            settings["keep_overlaps"] = args.keep_overlaps
         if finder := predictor.model.masks.model_settings:
             settings["masks"] = finder
     for key, (content, _) in values_and_defaults(predictor.config).items():

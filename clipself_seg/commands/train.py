@@ -121,9 +121,8 @@ def run(args: argparse.Namespace) -> None:
         from clipself_seg.choice import TASKS
 
         verb = "eval" if args.eval_only else "train"
-        line = f"clipself-seg {verb} --task {{}} --data {cfg.DATASETS.DATA}"
-        commands = [line.format(task) for task in TASKS]
-        raise InputError("\n  ".join(["data do not say which model is meant, a task does:", *commands]))
+        lines = [f"\n  clipself-seg {verb} --task {t} --data {cfg.DATASETS.DATA}" for t in TASKS]
+        raise InputError("data do not say which model is meant, a task does:" + "".join(lines))
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 

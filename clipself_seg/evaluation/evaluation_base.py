@@ -197,7 +197,9 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         if self.silent or not comm.is_main_process():
             return
         for title, table in self.all_tables(results).items():
-            notes = [textwrap.fill(note, 100, subsequent_indent="  ") for note in self.notes(results)]
+            notes = [
+                textwrap.fill(note, 100, subsequent_indent="  ") for note in self.notes(results)
+            ]
             logger.info("%s:\n%s\n%s", title, table, "\n".join(notes))
 
 

@@ -411,9 +411,7 @@ def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
     elif isinstance(image, str | os.PathLike):
         image = read_image(image, max_pixels=max_pixels)
     if not isinstance(image, np.ndarray):
-        raise InputError(
-            f"an image is an array, a PIL image or a path, got {type(image).__name__}"
-        )
+        raise InputError(f"an image is an array, a PIL image or a path, got {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
             f"an image must be uint8 of shape (height, width, 3), got {image.dtype} of "

@@ -36,6 +36,9 @@ from clipself_seg.prediction.results import (
 
 logger = logging.getLogger(__name__)
 
+# Keys by which masks are lost.
+OVERLAP = "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD"
+SCORE = "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
 BACKGROUND_SCORE = 0.5  # below it every word is more likely to be absent from a pixel than there
 
 
@@ -338,31 +341,25 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         if nothing:
             ids, segments = torch.zeros_like(ids), []
         if "given_masks" in output:
-            common["given"] = self._given_regions(output, segments)
+            common["given"] = self._given_regions(output, segments, nothing)
         return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
 
     def _given_regions(
-        self, output: Mapping[str, Any], segments: Sequence[Mapping[str, Any]]
+        self, output: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], nothing: bool
     ) -> GivenRegions:
         """The masks that somebody gave of an image, with the reason of each that is in no segment."""
-        settings, key = self.model.settings, "MODEL.MASK_FORMER.TEST"
-        least, part = settings.object_threshold, settings.overlap_threshold
-        scores = output["mask_scores"].cpu().numpy()
+        least, part = self.model.settings.object_threshold, self.model.settings.overlap_threshold
+        scores, labels = (output[key].cpu().numpy() for key in ("mask_scores", "mask_classes"))
         drawn = {query for segment in segments for query in segment["queries"]}
-        lost = dict[int, str]()
-        for place, score in enumerate(scores.tolist()):
-            if place in drawn:
-                continue
-            if not score:
-                lost[place] = "CLIP sees nothing in it: it is empty, too small, or has a score of 0"
-            elif score <= least:
-                lost[place] = f"its score is {score:.3g}, {key}.OBJECT_MASK_THRESHOLD {least:g}"
-            elif not segments:
+        lost = {}
+        for place in sorted(set(range(len(scores))) - drawn):
+            lost[place] = f"surer masks leave less than {part:.0%} of it, or nothing ({OVERLAP})"
+            if nothing:
                 lost[place] = "none of the words is in the image"
-            else:
-                left = f"{part:.0%} of it" if part else "any of it"
-                lost[place] = f"surer masks do not leave {left}, {key}.OVERLAP_THRESHOLD {part:g}"
-        labels = output["mask_classes"].cpu().numpy()
+            elif not scores[place]:
+                lost[place] = "CLIP sees nothing in it: it is empty, too small, or has a score of 0"
+            elif scores[place] <= least:
+                lost[place] = f"its score is {scores[place]:.3g}, at most {least:g} ({SCORE})"
         return GivenRegions(output["given_masks"].numpy(), labels, scores, lost)
 
     def predict_files(

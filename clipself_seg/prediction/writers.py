@@ -57,9 +57,8 @@ class ResultFiles:
     files are named by, as COCO's are, or else count from 1; ids of categories are those of the vocabulary.
 
     Attributes:
-        save: formats to write.
+        save: formats to write; "overlaps" makes masks that somebody gave the regions of coco.json, hidden ones too.
         folder: folder below which results are written.
-        keep_overlaps: masks that somebody gave are the regions of coco.json, also those that are in no segment.
         max_pixels: largest number of pixels of an image that is decoded.
         masks: number of masks that were given of all images, and of those that are in no segment, once they are done.
     """
@@ -73,7 +72,6 @@ class ResultFiles:
         folder: str | Path,
         images: Sequence[ImageFile] = (),
         save: Sequence[str] = ("overlays",),
-        keep_overlaps: bool = False,
     ) -> None:
         """
         Args:
@@ -81,10 +79,8 @@ class ResultFiles:
             folder: folder below which results are written.
             images: all whose results will be written.
             save: formats to write.
-            keep_overlaps: see the attribute.
         """
         self.save = tuple(save)
-        self.keep_overlaps = keep_overlaps
         self.predictor = predictor
         self.folder = Path(folder)
         self.max_pixels = predictor.mapper.max_pixels
@@ -137,7 +133,7 @@ class ResultFiles:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
         if "coco" in self.save:
-            given = getattr(result, "given", None) if self.keep_overlaps else None
+            given = getattr(result, "given", None) if "overlaps" in self.save else None
             regions = result.streamed_regions() if given is None else given.regions()
             by_label = isinstance(result, Segmentation)
             entry["regions"] = list(coco_annotations(regions, self.categories, by_label))

@@ -102,7 +102,7 @@ def test_masks_that_are_lost_are_counted_with_the_reason_and_overlaps_can_be_kep
     assert (first["given"], second) == (3, {"given": 3, "lost": []})
     reasons = {one["mask"]: one["reason"] for one in first["lost"]}
     assert reasons.keys() == {0, 1} and "CLIP sees nothing" in reasons[0]
-    assert "surer masks do not leave 80% of it" in reasons[1]
+    assert "surer masks leave less than 80% of it" in reasons[1]
     kept = [one for one in coco["annotations"] if one["image_id"] == coco["images"][0]["id"]]
     assert [one["area"] for one in kept] == [2400, 1200] and len(coco["annotations"]) == 5
     assert 0 < kept[0]["score"] < 0.2 < kept[1]["score"] < 0.9

@@ -9,8 +9,8 @@
 
 Commas separate classes, bars synonyms. Built-in vocabularies are ade20k_150, ade20k_847, coco_80, coco_panoptic_133,
 coco_stuff_171, lvis_v1_1203, mapillary_vistas_65, objects365_v1, openseg_ade20k_150, openseg_cityscapes_19,
-openseg_coco_panoptic_133, ov_coco_65, pascal_context_59, pascal_context_459, voc_20 and voc_20b_prompts, and of generated
-scenes mini, mini2 and others.
+openseg_coco_panoptic_133, ov_coco_65, pascal_context_59, pascal_context_459, voc_20 and voc_20b_prompts, and of
+generated scenes mini, mini2 and others.
 
 Without --model the default of the task is fetched once, without an account:
 catseg-base, or tipsv2-l14, which names the masks of eomt (panoptic) and their boxes (detection); size and licence are

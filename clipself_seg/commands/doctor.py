@@ -12,7 +12,6 @@ import site
 import subprocess
 import sys
 import sysconfig
-import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -38,8 +37,6 @@ def doctor(args: argparse.Namespace) -> int:
     The status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
     """
     complete = _versions()
-    if is_there("detectron2"):
-        _detectron2()
     _device()
     _weights()
     if not args.skip_datasets:
@@ -92,16 +89,6 @@ def _versions() -> bool:
         version = metadata.version(projects[module][0]) if module in projects else "?"
         _say(f"  {module} {version if is_there(module) else f'is missing: {wanted}'}")
     return all(map(is_there, (*NEEDED, "detectron2")))
-
-
-def _detectron2() -> None:
-    """Says what of Detectron2 the packages around it break."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pkg_resources, whose last versions it wants
-            importlib.import_module("detectron2.model_zoo")
-    except ImportError as error:
-        _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
 
 
 def _device() -> None:

@@ -265,24 +265,22 @@ class PanopticSegment:
 
 
 class GivenRegions(NamedTuple):
-    """Masks that somebody gave of an image, in their order, and what became of each.
+    """What became of each of the masks that somebody gave of an image, in their order.
 
     Attributes:
-        masks: (Q, H, W) bool, which may overlap.
         labels: (Q,) int64, positions in the names of the classes.
         scores: (Q,) in [0, 1]; 0 of a mask without a class.
         lost: place of a mask that is in no segment -> the reason.
     """
 
-    masks: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
     lost: Mapping[int, str]
 
-    def regions(self) -> Regions:
-        """All that have a class, where they overlap, too."""
+    def regions(self, masks: np.ndarray) -> Regions:
+        """Those of the masks (Q, H, W) bool that have a class, where they overlap, too."""
         named = self.scores > 0
-        masks = self.masks if named.all() else self.masks[named]
+        masks = masks[named]
         return Regions(mask_boxes(masks), self.labels[named], self.scores[named], masks)
 
 
@@ -293,7 +291,7 @@ class PanopticSegmentation(Prediction):
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.
         segments: n, the largest first; their ids are 1 ... n.
-        given: the masks that the segments are made of, where somebody gave them.
+        given: what became of the masks, where somebody gave them.
     """
 
     ids: np.ndarray

@@ -329,8 +329,8 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         outputs = self.model(samples, fusions=fusions, classes=given.classes)
         own = [output["fusions"]["own"] for output in outputs]
         for output, sample in zip(own, samples):
-            if "given_masks" in sample:
-                output["given_masks"] = sample["given_masks"]
+            if "given_masks" not in sample:
+                output.pop("mask_scores", None)  # of masks that were found
         return own
 
     def result(
@@ -340,7 +340,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         ids, segments = output["panoptic_seg"]
         if nothing:
             ids, segments = torch.zeros_like(ids), []
-        if "given_masks" in output:
+        if "mask_scores" in output:
             common["given"] = self._given_regions(output, segments, nothing)
         return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
 
@@ -360,7 +360,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 lost[place] = "CLIP sees nothing in it: it is empty, too small, or has a score of 0"
             elif scores[place] <= least:
                 lost[place] = f"its score is {scores[place]:.3g}, at most {least:g} ({SCORE})"
-        return GivenRegions(output["given_masks"].numpy(), labels, scores, lost)
+        return GivenRegions(labels, scores, lost)
 
     def predict_files(
         self, images: Sequence[np.ndarray], names: Sequence[str]

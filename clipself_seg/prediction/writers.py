@@ -117,7 +117,7 @@ class ResultFiles:
             entry["annotations"] = [annotation]
             if result.given is not None:
                 lost = [{"mask": place, "reason": why} for place, why in result.given.lost.items()]
-                entry["masks"] = {"given": len(result.given.masks), "lost": lost}
+                entry["masks"] = {"given": len(result.given.scores), "lost": lost}
             if "panoptic" in self.save:
                 drawn["panoptic"] = Image.fromarray(painted)
         elif isinstance(result, Detections):
@@ -133,8 +133,15 @@ class ResultFiles:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
         if "coco" in self.save:
-            given = getattr(result, "given", None) if "overlaps" in self.save else None
-            regions = result.streamed_regions() if given is None else given.regions()
+            regions = result.streamed_regions()
+            if (
+                "overlaps" in self.save
+                and isinstance(result, PanopticSegmentation)
+                and result.given
+            ):
+                # Read again: results that keep the masks of many images would fill memory.
+                given = self.predictor.mapper.masks.read(source.name, result.image.shape[:2])
+                regions = result.given.regions(given.masks)
             by_label = isinstance(result, Segmentation)
             entry["regions"] = list(coco_annotations(regions, self.categories, by_label))
         return Written(files, entry)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.choice import TASKS, find_model
+from clipself_seg.choice import DEFAULTS, TASKS, find_model
 from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
 from clipself_seg.data.vocabulary import Vocabulary
@@ -250,3 +250,7 @@ def test_a_predictor_warns_once_of_words_or_image(warnings):
     assert 'no "dog"' in made.warning_of([scene.image])
     made.set_vocabulary("red star, grass")
     assert made.warning_of([scene.image]) == "" != made.warning_of([blank(9, 9)])
+
+
+def test_the_model_that_warnings_of_mini_models_name_takes_given_masks():
+    assert find_model(DEFAULTS["panoptic"], "panoptic").clip  # --masks refuses others

@@ -152,8 +152,9 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
         names = list(filter(_is_here, of))
     names = [name.removeprefix(locate.HUB) for name in names]
     if not names or {*names} - {*of}:
+        what = ", ".join(names) or ("what is on this machine" if every else "no name")
         raise InputError(
-            f"nothing to verify of {', '.join(names) or 'no name'}: published outputs are known of {', '.join(of)}"
+            f"nothing to verify of {what}: published outputs are known of {', '.join(of)}"
         )
     # Before weights: an image that is missing is said in a moment.
     used = {row.image for name in names for row in of[name] if row.image}

@@ -234,6 +234,7 @@ def test_what_has_no_published_outputs_is_told_what_has(words, capsys, tmp_path,
     said = capsys.readouterr().err
     assert "published outputs are known of openai-vitb16, openai-vitb32" in said
     assert ("catseg-base" in said) == ("catseg-base" in words)
+    assert ("of what is on this machine" in said) == ("--all" in words)
 
 
 def test_a_number_that_is_not_there_differs():

@@ -1,14 +1,12 @@
 """A backbone from outside names the masks of a generator trained on another one (MODEL.CLIP_BRANCH.BACKBONE)."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 import clipself_seg
 from clipself_seg import imports
-from clipself_seg.commands import predict, train
+from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
@@ -64,11 +62,6 @@ def modules(tmp_path_factory):
         yield
 
 
-def scene_path():
-    """An image of the small worlds."""
-    return min(Path(os.environ["CLIPSELF_SEG_MINI"]).glob("mini/val/*.jpg"))
-
-
 def evaluated(folder, *opts):
     """The results of an evaluation of the mini generator with further keys."""
     opts = (*GENERATOR, *SINGLE, *opts, "OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "0")
@@ -84,16 +77,6 @@ def test_an_outside_backbone_that_is_the_same_clip_is_evaluated_to_the_last_bit(
     for name, fusions in plain["results"].items():
         assert mine[name]["generator"] == fusions["generator"]  # masks and the generator's names
         assert mine[name]["clip"] != fusions["clip"]
-
-
-def test_predict_takes_the_key(tmp_path):
-    results = []
-    for name, opts in (("plain", ()), ("same", (KEY, "SameCLIP")), ("mine", (KEY, "MyBackbone"))):
-        words = [str(scene_path()), "--task", "panoptic", "--model", "mini-open-panoptic"]
-        words += ["--words", WORDS, "--output", str(tmp_path / name), "--opts", *SINGLE, *opts]
-        assert predict.main(words) == 0
-        results.append(json.loads((tmp_path / name / "panoptic.json").read_text())["annotations"])
-    assert results[0] == results[1] != results[2]
 
 
 def test_a_generator_on_a_backbone_from_outside_is_named_by_one_of_the_project(tmp_path):

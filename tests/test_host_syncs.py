@@ -132,16 +132,3 @@ def test_gradients_are_those_of_the_cpu_and_waiting_in_the_backward_pass_is_seen
 def test_tensors_on_two_devices_are_refused_as_on_a_gpu(held):
     with HostSyncs(), pytest.raises(RuntimeError, match="aten.* on two devices"):
         held.values + VALUES
-
-
-def test_a_tensor_of_the_cpu_has_no_indices_on_a_gpu(held):
-    with HostSyncs(), pytest.raises(RuntimeError, match="aten.index.* on two devices"):
-        VALUES[held.values.argmax().reshape(1)]
-
-
-def test_modules_take_another_type_there():
-    module = on_accelerator(torch.nn.Linear(2, 2))
-    with HostSyncs():
-        assert module.double()(module.weight).dtype == torch.float64
-        module.weight.data[0] += 1
-        module(module.weight).sum().backward()

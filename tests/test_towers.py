@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from detectron2.modeling import build_model
 
 from clipself_seg.clip.tower_kind import CLIP_MEAN
-from clipself_seg.config import READOUTS, load_config
+from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.heads.windows import StridedWindows
-from clipself_seg.models import CLIPSelf, RegionReader, ZeroShotSegmenter
+from clipself_seg.models import CLIPSelf, ZeroShotSegmenter
 from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers
 from tests.tiny import clip_logits, random_clip
@@ -74,28 +74,6 @@ def test_distillation_changes_the_students_blocks_towards_the_teachers_crops(nam
     blocks = {id(p) for block in model.student.blocks for p in block.parameters()}
     of_blocks = {n for n, p in model.student.named_parameters() if id(p) in blocks}
     assert changed and changed <= of_blocks
-
-
-@torch.no_grad()
-def test_regions_are_read_as_the_public_functions_read_them(name):
-    clip = random_clip(name)
-    reader = RegionReader(clip=clip, read=READOUTS, templates="single")
-    reader.set_vocabulary(WORDS)
-    sample = region_sample(clip)
-    scores = reader([sample])[0]["scores"]
-    images = clip.preprocess(sample["image"][None])
-    expected = {
-        "boxes": clip.encode_boxes(images, [sample["boxes"]]),
-        "masks": clip.encode_masks(images, [sample["masks"]]),
-        "crops": clip.encode_image(clip.preprocess(sample["crops"])),
-        "attention_boxes": clip.encode_boxes(images, [sample["boxes"]], True),
-        "attention_masks": clip.encode_masks(images, [sample["masks"]], True),
-    }
-    assert scores.keys() == expected.keys()
-    for readout, regions in expected.items():
-        torch.testing.assert_close(
-            scores[readout], regions @ reader.bank.embed(reader.names).T, msg=readout
-        )
 
 
 @torch.no_grad()

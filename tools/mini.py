@@ -53,7 +53,7 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--image-tower", "write it alone, as the files are that come with the project")
 
 
-@command(_clip_options, again=GOES_ON)
+@command(_clip_options)
 def mini_clip(args: argparse.Namespace) -> None:
     """Train a mini CLIP from scratch on image-caption pairs of the mini worlds (12 to 40 core-minutes).
 
@@ -84,13 +84,11 @@ def mini_clip(args: argparse.Namespace) -> None:
     crops = train_clip.render_crops(
         scenes=settings.scenes, side=clip.image_size, seed=settings.seed
     )
-    state = Path(f"{args.output}.state")
     with tqdm(desc="train", total=settings.steps) as progress:
-        for step, loss in train_clip.train(clip, crops, settings, state):
+        for step, loss in train_clip.train(clip, crops, settings):
             progress.set_postfix(loss=f"{loss:.3f}")
             progress.update(step + 1 - progress.n)
     save_clip(clip, args.output, dtype=torch.float16, part="visual." if args.image_tower else "")
-    state.unlink(missing_ok=True)
     sys.stdout.write(f"{args.output}: weights {clip.weights_hash()}\n")
 
 
@@ -129,4 +127,6 @@ def _root(args: argparse.Namespace) -> Path:
 COMMANDS = {"world": mini_world, "clip": mini_clip, "subjects": subjects, "faded": faded}
 
 if __name__ == "__main__":
-    sys.exit(run_named("Generated worlds, and the small CLIPs that are trained on them.", COMMANDS))
+    about = "Generated worlds, and the small CLIPs that are trained on them."
+    texts = {name: one.text for name, one in COMMANDS.items()}
+    sys.exit(run_named(about, texts, COMMANDS.__getitem__))

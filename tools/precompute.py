@@ -171,6 +171,6 @@ COMMANDS = {"proposals": proposals, "train-rpn": train_rpn, "region-text": regio
 
 if __name__ == "__main__":
     take_imports([OPTION, "lab.precompute.stock_rpn"])  # in all processes of a training
-    sys.exit(
-        run_named("What a model computes once over a data set, for later runs to read.", COMMANDS)
-    )
+    about = "What a model computes once over a data set, for later runs to read."
+    texts = {name: one.text for name, one in COMMANDS.items()}
+    sys.exit(run_named(about, texts, COMMANDS.__getitem__))

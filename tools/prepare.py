@@ -15,12 +15,13 @@ import os
 import sys
 
 from clipself_seg.commands.options import Command, flag, processes, value
-from clipself_seg.errors import GOES_ON, InputError, nearest, report_input_errors
+from clipself_seg.errors import GOES_ON, InputError
 from clipself_seg.files import home_expanded
 from lab.prepare import CONTENTS
+from lab.scripts import run_named
 
 
-def _command(data_set: str) -> Command:
+def prepared(data_set: str) -> Command:
     """The command of one data set of `CONTENTS`."""
     module = next(module for module, names in CONTENTS.items() if data_set in names)
     importlib.import_module(f"lab.prepare.{module}")
@@ -56,31 +57,6 @@ def _command(data_set: str) -> Command:
     return Command(body, add_options, inspect.getdoc(prepare), again)
 
 
-def main(data_set: str, arguments: list[str] | None = None) -> int:
-    """Prepare one data set of `CONTENTS`, and say what was done."""
-    return _command(data_set)(arguments)
-
-
-@report_input_errors
-def by_name(arguments: list[str] | None = None) -> int:
-    """`main` of the data set that the first word of a command line names.
-
-    Raises:
-        InputError: it names none.
-    """
-    words = sys.argv[1:] if arguments is None else arguments
-    names = {name: text for of_module in CONTENTS.values() for name, text in of_module.items()}
-    if words[:1] in ([], ["-h"], ["--help"]):
-        width = max(map(len, names))
-        lines = [f"usage: {os.path.basename(sys.argv[0])} NAME [options]", ""]
-        lines += [f"  {name:{width}}  {text}" for name, text in names.items()]
-        sys.stdout.write("\n".join([*lines, ""]))
-        return 0 if words else 2
-    if words[0] not in names:
-        raise InputError(f'no data set "{words[0]}" to prepare; {nearest(words[0], names)}')
-    sys.argv[0] = f"{sys.argv[0]} {words[0]}"
-    return main(words[0], words[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(by_name())
+    texts = {name: text for names in CONTENTS.values() for name, text in names.items()}
+    sys.exit(run_named("Data sets in training layout, made from their archives.", texts, prepared))

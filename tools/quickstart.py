@@ -13,10 +13,9 @@ from clipself_seg.errors import GOES_ON
 def _quickstart_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--output", default="output/quickstart")
     flag(parser, "--full", "train longer, on twice the scenes: twenty minutes")
-    flag(parser, "--fresh", "remove the runs of earlier calls first")
 
 
-@command(_quickstart_options, again=f"{GOES_ON}, unless it says --fresh")
+@command(_quickstart_options, again=GOES_ON)
 def quickstart(args: argparse.Namespace) -> None:
     """Train and evaluate every task on the mini world, and write a page: six minutes on two cores.
 
@@ -44,7 +43,7 @@ def quickstart(args: argparse.Namespace) -> None:
     """
     from lab.quickstart.quickstart import run_quickstart
 
-    run_quickstart(args.output, args.fresh, args.full)
+    run_quickstart(args.output, args.full)
 
 
 if __name__ == "__main__":

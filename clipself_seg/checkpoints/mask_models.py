@@ -23,39 +23,38 @@ from clipself_seg.checkpoints.locate import (
     hub_name,
     present_folder,
 )
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
 
 class MaskModel(NamedTuple):
-    """A family of models that find masks.
+    """A model that finds masks.
 
     Attributes:
-        repository: of the hub, of the one that the family's name stands for.
-        family: beginning of the names of the family's repositories.
-        licence: as the publisher states it.
-        gated: the hub gives its files only to those who accepted the licence.
+        repository: of the hub.
+        family: beginning of the names of its family's repositories; empty for one that was typed.
     """
 
     repository: str
-    family: str
-    licence: str
-    gated: bool = False
+    family: str = ""
+
+    @property
+    def licence(self) -> str:
+        """As the zoo states it of the family, else where to read it."""
+        for name, model in MASK_MODELS.items():
+            if self.repository.startswith(model.family):
+                return zoo()[name].licence
+        return f"see {HUGGING_FACE}/{self.repository}"
 
 
+# By their names in the zoo. Of Mask2Former's swin-large main has a pickle alone.
 MASK_MODELS = {
-    "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2", "Apache-2.0"),
-    "sam3": MaskModel("facebook/sam3", "facebook/sam3", "SAM License", gated=True),
-    "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_", "MIT"),
-    "eomt-dinov3": MaskModel(
-        "tue-mps/eomt-dinov3-coco-panoptic-large-640",
-        "tue-mps/eomt-dinov3-",
-        "that of DINOv3, from which they are trained, see the hub",
-    ),
-    # Of swin-large main has a pickle alone, its safetensors are in a pull request (a4edee4).
+    "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2"),
+    "sam3": MaskModel("facebook/sam3", "facebook/sam3"),
+    "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_"),
+    "eomt-dinov3": MaskModel("tue-mps/eomt-dinov3-coco-panoptic-large-640", "tue-mps/eomt-dinov3-"),
     "mask2former": MaskModel(
-        "facebook/mask2former-swin-base-coco-panoptic",
-        "facebook/mask2former-",
-        "MIT for most of its repository, nothing stated about the weights",
+        "facebook/mask2former-swin-base-coco-panoptic", "facebook/mask2former-"
     ),
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
@@ -113,9 +112,7 @@ def mask_model(given: str) -> tuple[HubName, MaskModel]:
             f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
             f"{MASK_MODELS['sam3'].repository}"
         )
-    family = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
-    unknown = MaskModel(name.repository, "", f"see {HUGGING_FACE}/{name.repository}")
-    return name, known or next(family, unknown)
+    return name, MaskModel(name.repository)
 
 
 def mask_model_folder(given: str) -> Path:
@@ -128,10 +125,11 @@ def mask_model_folder(given: str) -> Path:
     page = f"{HUGGING_FACE}/{name.repository}"
     if folder := present_folder(name, NEEDED):
         return folder
-    sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
-    if model.gated:
+    licence = model.licence.removesuffix(", gated")
+    sys.stderr.write(f"masks of {name.repository}; its licence: {licence}\n")
+    if licence != model.licence:  # the hub asks who takes it
         raise InputError(
-            f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, then "
+            f"{name.repository} is gated ({licence}) and not on this machine: accept its licence at {page}, then "
             f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
             f"these files into {name.folder}"
         )

@@ -36,6 +36,7 @@ KINDS = {
     "MODEL.MASK_GENERATOR.OUTPUTS": "masks for --masks",
     "": "part of a model",
 }
+LEAST = 20  # letters of numbers, or they are left out
 WIDTH = 100  # letters of a line
 HEADINGS = ("name", "licence", "ship", "size", "here", "published")
 # In place of the numbers of a CLIP that finds segments or boxes.
@@ -86,8 +87,11 @@ def _list(task: str | None, may_ship: str | None) -> int:
     lines = []
     for kind, body in rows.items():
         if body and task in (None, kind):
-            table = tabulate([HEADINGS, *body], tablefmt="plain")
-            lines += [f"[{kind}]", *table.splitlines(), ""]
+            without_numbers = [cells[:-1] for cells in (HEADINGS, *body)]
+            table = tabulate(without_numbers, tablefmt="plain").splitlines()
+            if max(map(len, table)) + LEAST <= WIDTH:
+                table = tabulate([HEADINGS, *body], tablefmt="plain").splitlines()
+            lines += [f"[{kind}]", *table, ""]
     lines += textwrap.wrap(
         f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}", WIDTH
     )
@@ -113,7 +117,7 @@ def _cells(entry: Entry) -> list[str]:
     here = "yes" if present else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
     stated = [licence.partition(",")[0], entry.may_ship]
-    return [entry.name, *stated, entry.how_large, here]
+    return [entry.name, *stated, entry.how_large.replace("about ", "~"), here]
 
 
 def _cut(line: str) -> str:

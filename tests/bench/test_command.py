@@ -10,7 +10,6 @@ import torch
 from bench import command, jobs, measure, report
 from bench.accelerator import ACCELERATOR
 from bench.measure import Run, time_in_turn
-from bench.workloads import build_runs
 from tests.launches import Launches
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--threads", "1"]
@@ -21,16 +20,22 @@ small_models = pytest.mark.usefixtures(
 )
 
 
-def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
-    given = []
-    monkeypatch.setattr(jobs, "run_all", lambda *args: given.append(args) or {"rows": []})
+def test_jobs_are_chosen_by_their_first_words_and_share_what_is_asked_for(
+    monkeypatch, tmp_path, capsys
+):
+    measured = []
+    monkeypatch.setattr(
+        jobs, "run_benchmark", lambda case, report: measured.append(case) or {"runs": {}}
+    )
+    monkeypatch.setattr(jobs, "rows_of", lambda *of: [])
     monkeypatch.setattr(jobs, "table", lambda results: "the table")
     path = tmp_path / "all.json"
-    words = ["all", "--repeats", "2", "--threads", "1", "--only", "dense", "--json", str(path)]
-    assert command.main(words) == 0
-    (common, only, _), text = given[0], capsys.readouterr().out
-    assert common["repeats"] == 2 and common["threads"] == 1 and only == ("dense",)
-    assert text == "the table\n" and json.loads(path.read_text()) == {"rows": []}
+    words = ["all", "--repeats", "2", "--only", "CAT-Seg ViT-B/16, 20", "F-ViT", "--json", path]
+    assert command.main([*map(str, words)]) == 0
+    assert [(case.task, case.repeats) for case in measured] == [("semseg", 2), ("detection", 2)]
+    assert (
+        capsys.readouterr().out == "the table\n" and len(json.loads(path.read_text())["jobs"]) == 2
+    )
 
 
 @small_models
@@ -92,13 +97,6 @@ def small(job):
     return job._replace(given=dict(job.given) | sizes | {"classes": 9})
 
 
-def test_every_row_is_measured_somewhere_beside_a_plain_one():
-    for job in jobs.JOBS:
-        if job.given["task"] in ("dense", "distill", "regions"):
-            names = build_runs(small(job).case(COMMON)).keys()
-            assert {*job.rows, *map(report.plain_of, job.rows)} <= names
-
-
 @small_models
 def test_ratios_are_ours_over_plain_and_the_two_parts_of_odise_are_added(monkeypatch):
     bytes_ = {"step": 6, "plain step": 8, "checkpointed step": 2}
@@ -116,16 +114,6 @@ def test_ratios_are_ours_over_plain_and_the_two_parts_of_odise_are_added(monkeyp
     text = jobs.table(results)
     assert all(row["row"] in text for row in results["rows"])
     assert "GFLOP/s" in text and results["jobs"][chosen[0].label]["instructions"] in text
-
-
-def test_jobs_are_chosen_by_their_first_words(monkeypatch):
-    measured = []
-    monkeypatch.setattr(
-        jobs, "run_benchmark", lambda case, report: measured.append(case) or {"runs": {}}
-    )
-    monkeypatch.setattr(jobs, "rows_of", lambda *of: [])
-    jobs.run_all(COMMON, ["CAT-Seg ViT-B/16, 20", "F-ViT"], lambda line: None)
-    assert [case.task for case in measured] == ["semseg", "detection"]
 
 
 def test_what_reads_or_writes_values_is_counted_and_views_and_memory_are_not():

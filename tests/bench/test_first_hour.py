@@ -5,7 +5,6 @@ import runpy
 import shlex
 import sys
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from clipself_seg.clip import load_clip
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.config import load_config
 from clipself_seg.config.load import evaluation_precision, precision_from_config
-from clipself_seg.models import CLIPSelf
 from lab.mini.writer import WorldSize
 from tests.conftest import ROOT
 from tests.training.test_trainer import trainer
@@ -193,30 +191,6 @@ def test_steps_images_and_waiting_for_samples_are_watched(tmp_path, monkeypatch)
     assert figures["runs"]["step"]["seconds"] > 0 and figures["runs"]["step"]["waits"] == {}
     first = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
     assert figures["loss"] == pytest.approx(first["loss_clipself"])
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_images_of_a_step_are_in_its_precision(precision, tmp_path, worlds_root, monkeypatch):
-    monkeypatch.setattr(training, "HOOKS", [])
-    from bench.watch import Watch
-
-    planned = first_hour.steps(tmp_path, "cpu", True, 1)
-    (step,) = (step for step in planned if step["label"] == f"distillation, {precision}")
-    words = shlex.split(step["command"])
-    file, _, _, *opts = words[words.index("--config-file") + 1 :]
-    cfg = load_config(file, opts, trains=True)
-    model = CLIPSelf(cfg).eval()
-    model.set_vocabulary("mini")
-    hook = Watch(cfg)
-    hook.trainer = SimpleNamespace(model=model)
-    hook.before_train()
-    seen = []
-    for module in model.modules():
-        module.register_forward_hook(lambda *call: seen.append(getattr(call[-1], "dtype", None)))
-    sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.rand(1, 4)}
-    model([sample], read=("boxes",))
-    assert seen and (torch.bfloat16 in seen) == (precision == "bfloat16")
-    assert hook.figures["runs"].keys() == {"image"}
 
 
 @pytest.mark.heavy

@@ -16,6 +16,7 @@ from bench.flops import (
     tower_flops,
     upsample_flops,
 )
+from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from bench.plain_panoptic import plain_masked_attention
 from bench.workloads import DenseWorkload, RegionsWorkload, build_runs
@@ -134,13 +135,6 @@ def test_operations_of_learning_texts_of_every_kind_are_counted(small_cat_seg, k
     assert counted == text_flops(model, torch.device("cpu"), training=True)
 
 
-def flat(results):
-    """The tensors of nested tuples and lists."""
-    if isinstance(results, torch.Tensor):
-        return [results]
-    return [tensor for part in results if part is not None for tensor in flat(part)]
-
-
 def test_formulations_of_detection_agree(small_detection):
     workload = DetectionWorkload(detection_case(classes=40))
     torch.manual_seed(0)
@@ -151,9 +145,9 @@ def test_formulations_of_detection_agree(small_detection):
             norm.running_var.uniform_(0.5, 2)
     runs = workload.runs()
     for name in ("behind the tower", "image"):
-        ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
-        assert len(ours[0]) > 5
-        for mine, other in zip(ours, plain, strict=True):
+        (ours, masks), (plain, plain_masks) = result(runs, name), result(runs, f"plain {name}")
+        assert len(masks) > 5
+        for mine, other in zip([*ours, masks], [*plain, plain_masks], strict=True):
             torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
 
 
@@ -229,10 +223,11 @@ def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
         assert len(masks) == 12 and runs[name].given == masks.numel() * masks.element_size()
 
 
-def test_only_what_is_named_is_measured(quick_peak):
-    case = Case("dense", "ViT-Mini-8", size=64, repeats=1, threads=1, only=("dense",))
-    results = report.run_benchmark(case, print)
-    assert results["runs"].keys() == {"dense", "plain dense"}
+def test_only_what_is_named_is_measured_beside_its_plain_formulation():
+    names = ["image", "plain image", "best class", "step", "plain step"]
+    runs = dict.fromkeys(names, Run(print))
+    assert [*report.chosen_runs(runs, ("best class",))] == ["plain image", "best class"]
+    assert [*report.chosen_runs(runs, ())] == names
 
 
 # Operations.

@@ -2,7 +2,6 @@
 
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -226,17 +225,6 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     assert not check()
     monkeypatch.setattr(module, "choice", lambda: Choice(False, "test"))
     assert not check() and setting().fp32_precision == before
-
-
-@with_setting
-def test_threads_that_ask_at_once_leave_torchs_setting_as_it_was(monkeypatch):
-    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
-    monkeypatch.setattr(module, "choice", lambda: Choice(True, "test"))
-    before, check = setting().fp32_precision, module.onednn_is_exact.__wrapped__
-    with ThreadPoolExecutor(4) as threads:
-        for _ in range(20):
-            list(threads.map(lambda _: check(), range(4)))
-            assert setting().fp32_precision == before
 
 
 @with_setting

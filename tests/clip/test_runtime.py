@@ -21,7 +21,7 @@ from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.precision import autocast, lower_precision, tf32
 from clipself_seg.clip.resnet import ResNetTower
-from clipself_seg.clip.runtime import chunk_size, normal_parameter, without_values
+from clipself_seg.clip.runtime import chunk_size, without_values
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg import attention, cost_aggregator
@@ -193,14 +193,6 @@ def test_torchs_newer_name_of_the_tf32_setting_is_left_as_it_was():
     finally:
         setting.fp32_precision = before
     assert setting.allow_tf32 is False  # both names agree again
-
-
-def test_numbers_are_normal_ones_times_their_deviation():
-    torch.manual_seed(3)
-    parameter = normal_parameter(5, 64, std=0.02)
-    torch.manual_seed(3)
-    torch.testing.assert_close(parameter.data, 0.02 * torch.randn(5, 64), rtol=0, atol=0)
-    assert isinstance(parameter, nn.Parameter)
 
 
 def test_a_clip_without_values_draws_nothing():
@@ -397,14 +389,6 @@ def test_blocks_that_are_compiled_and_recomputed_have_the_same_gradients(monkeyp
 def test_compiled_blocks_differ_by_rounding(make_tower, compute, precision, tolerance):
     assert difference(compute, make_tower, precision) < tolerance
     _forget()
-
-
-@TOWERS
-def test_bfloat16_differs_from_float32_by_its_rounding(make_tower):
-    images = torch.randn(2, 3, 32, 32)
-    low, full = (embeddings(make_tower(), images, p) for p in (torch.bfloat16, None))
-    for one, other in zip(low, full):
-        assert torch.cosine_similarity(one.float(), other, dim=1).min() > 0.999
 
 
 def test_what_cannot_be_compiled_is_refused():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.checkpoints.dense_feature import GATED, DenseFeature
+from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import find_kind, load_clip, save_clip
 from clipself_seg.clip.find_kind import find_architecture
@@ -280,16 +280,6 @@ def test_a_file_of_transformers_loads_bit_for_bit(small, tmp_path):
     assert loaded.weights_hash() == small.weights_hash()
     assert "0 missing, 0 unexpected" in str(loaded.report)
     assert loaded.logit_scale.exp().item() == pytest.approx(197.4, abs=0.1)
-
-
-def test_a_gate_is_saved_and_loaded(small, tmp_path):
-    gated = load_clip(NAME, None, dense=DenseFeature(GATED, 2))
-    torch.nn.init.normal_(gated.visual.dense_gate.weight)
-    gated.distilled = DenseFeature(GATED, 2)
-    save_clip(gated, tmp_path / "clip.safetensors")
-    loaded = load_clip(NAME, tmp_path / "clip.safetensors")
-    assert loaded.weights_hash() == gated.weights_hash()
-    assert loaded.visual.dense_feature == DenseFeature(GATED, 2)
 
 
 K = "vision_model.encoder.layer.0.attention.k_proj"

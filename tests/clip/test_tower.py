@@ -391,16 +391,6 @@ def test_an_attention_without_training_is_not_exported(tmp_path):
         export_towers(clip, tmp_path / "onnx")
 
 
-def test_under_autocast_the_sum_has_the_precision_of_the_tokens():
-    tower, images = openai_tower(), torch.randn(1, 3, 16, 16)
-    tower.configure(TowerOptions(DenseFeature("multi_value", 3)))
-    with torch.no_grad():
-        exact = F.normalize(tower.dense(images), dim=1)
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = F.normalize(tower.dense(images).float(), dim=1)
-    assert (exact * rounded).sum(1).min() > 0.999
-
-
 @torch.no_grad()
 def test_the_final_norm_of_every_tower_is_the_one_in_front_of_its_head(tmp_path):
     with small_towers(tmp_path) as names:

@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import predict
-from clipself_seg.data.images import read_image
-from clipself_seg.data.mappers.samples import chw
-from clipself_seg.data.masks import mask_as_json, read_panoptic_png
-from clipself_seg.models.panoptic.mask_models import load_mask_model
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.prediction.task_predictors import panoptic_words
 from tests.mask_models import save_mask_model
 from tests.prediction.test_detection import OPTS as BOX_OPTS
@@ -117,32 +114,6 @@ def test_a_video_has_no_folder_of_masks(masks, tmp_path, capsys):
     make_video(tmp_path / "walk.mp4", count=1)
     assert name_masks(tmp_path / "walk.mp4", masks, tmp_path / "out") == 2
     assert "--masks FOLDER does not go with a video" in capsys.readouterr().err
-
-
-def test_masks_of_a_model_are_named_on_photographs_as_those_of_a_folder(data_dir, tmp_path):
-    photos = sorted((data_dir / "coco/val2017").glob("*.jpg"))[:2]
-    model = save_mask_model("sam2", tmp_path / "model")
-    find, masks = load_mask_model(model), tmp_path / "masks"
-    for photo in photos:
-        pixels, scores = find(chw(read_image(photo)))
-        entries = [
-            {"segmentation": mask_as_json(mask), "score": score}
-            for mask, score in zip(pixels, scores.tolist())
-        ]
-        masks.mkdir(exist_ok=True)
-        (masks / f"{photo.stem}.json").write_text(json.dumps(entries))
-    save = ("--save", "panoptic", "--batch-size", "2")
-    for given in (model, masks):
-        assert name_masks(photos, given, tmp_path / given.name / "out", *save) == 0
-    found, given = (
-        json.loads((folder / "out/panoptic.json").read_text()) for folder in (model, masks)
-    )
-    assert found["annotations"] == given["annotations"]
-    assert all(entry["segments_info"] for entry in found["annotations"])
-    for photo in photos:
-        png = f"out/panoptic/{photo.stem}.png"
-        assert (model / png).read_bytes() == (masks / png).read_bytes()
-    assert found["info"]["masks"]["model"] == "Sam2Model" and "masks" not in given["info"]
 
 
 def test_a_model_finds_the_masks_of_frames_and_goes_on_after_an_interruption(

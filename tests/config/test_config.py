@@ -67,11 +67,6 @@ def test_defaults_of_detection_are_those_of_the_official_b16():
     assert (keys.SIDE, keys.MIN_SCALE, keys.MAX_SCALE, keys.RESIZE) == (640, 0.1, 2.0, "opencv")
 
 
-def test_without_a_gpu_the_device_is_the_cpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert load_config(None).MODEL.DEVICE == "cpu"
-
-
 def test_float16_is_not_used_on_a_cpu(caplog):
     half = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE"]
     assert not load_config(None, ["MODEL.DEVICE", "cpu", *half, "float16"]).SOLVER.AMP.ENABLED
@@ -86,7 +81,6 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
     ("opts", "message"),
     [
         (["SOLVER.BASELR", "1"], 'unknown key "SOLVER.BASELR"; did you mean "SOLVER.BASE_LR"?'),
-        (["SEED.X", "1"], 'unknown key "SEED.X"'),
         (["SEED"], '"SEED" has no value'),
         (["TEST.PRECISION", "BFloat16"], 'cannot be "BFloat16"; did you mean "bfloat16"?'),
         (["SEED", "1", "--precision", "bfloat16"], "--precision stands behind a KEY VALUE pair"),
@@ -101,18 +95,15 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         ),
         (["DATASETS.TRAIN", "mini_train"], "DATASETS.TRAIN must be of type tuple, such as"),
         (["TEST.REGIONS.READ", "('boxs',)"], 'cannot have "boxs"; did you mean "boxes"?'),
-        (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH must be at least 1"),
         (["DATASETS.TRAIN", "[['wds:a']]"], "DATASETS.TRAIN must be names of data sets"),
         (["SOLVER.BETAS", "(0.9, 1.0)"], "SOLVER.BETAS must be two numbers"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE must be .*, got 'gpu'"),
         (["MODEL", "x", "MODEL.CLIP.NAME", "y"], 'unknown key "MODEL"'),
-        (["SOLVER.MAX_ITER", "{[]: 1}"], "SOLVER.MAX_ITER must be of type int"),
         (["SOLVER.BASE_LR", "nan"], "BASE_LR must be 0 or more, and finite, got nan"),
         (["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"], r"ALPHA_SWEEP must be .* in \[0, 1\]"),
         (["TEST.REGIONS.READ", "()"], "READ is empty: give some of boxes, masks"),
         (["TEST.PANOPTIC.VOID_SWEEP", "(True,)"], "PANOPTIC.VOID_SWEEP must be numbers"),
         (["INPUT.DETECTION.MIN_SCALE", "2.5"], "MIN_SCALE must be at most .* 2.5 with .*MAX_SC"),
-        (["INPUT.DETECTION.MAX_SCALE", "inf"], "MAX_SCALE must be greater than 0, and finite"),
         ([f"{CLIP}ENABLED", "True", f"{CLIP}CLIP_VALUE", "0"], "CLIP_VALUE must .* 0.0 with"),
     ],
 )

@@ -16,24 +16,18 @@ BACKBONE -= {"MODEL.CLIP.VISUAL_INIT", "MODEL.CLIP.BACKBONE"}  # CAT-Seg's; the 
 def like_mask2former(cfg):
     """Sections made anew, with keys that are ours too and others; values of its large model."""
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_panoptic"
-    cfg.INPUT.COLOR_AUG_SSD = False
     cfg.INPUT.SIZE_DIVISIBILITY = 32
-    cfg.INPUT.IMAGE_SIZE = 640
-    cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
     former = cfg.MODEL.MASK_FORMER = CfgNode()
     former.DEEP_SUPERVISION = True
-    former.DEC_LAYERS = 10
-    former.NUM_OBJECT_QUERIES = 200
     former.SIZE_DIVISIBILITY = 32
     former.TEST = CfgNode()
     former.TEST.PANOPTIC_ON = True
     former.TEST.OVERLAP_THRESHOLD = 1  # a whole number
     cfg.MODEL.SWIN = CfgNode()
     cfg.MODEL.SWIN.EMBED_DIM = 192
-    cfg.MODEL.SWIN.DEPTHS = (2, 2, 18, 2)
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
 
 

@@ -90,14 +90,9 @@ RLE = {"size": [60, 90], "counts": [12]}
         ({"area": float("nan")}, "area is nan, and has to be a finite number"),
         ({"iscrowd": 10**400}, "iscrowd is of type int, and has to be 0 or 1"),
         ({"segmentation": []}, r"segmentation is \[\], and has to be a list of polygons"),
-        ({"segmentation": [[1, "a"]]}, "a polygon is no list of numbers"),
         ({"segmentation": [[1, 2, 3]]}, "a polygon is x and y in turn"),
-        ({"segmentation": [[10**400, 0, 5, 0, 5, 5]]}, "a point of a polygon is far from the"),
         ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* of 60 x 90 .*size \[3, 4\]"),
-        ({"segmentation": {**RLE, "size": ["60", 90]}}, "neither polygons nor an RLE"),
-        ({"segmentation": {"size": [3_000_000_000, 4], "counts": "12100000"}}, "image 1"),
         ({"segmentation": RLE}, "its runs do not fill the image of 5400"),
-        ({"segmentation": {**RLE, "counts": ["1"]}}, "a run is no whole number"),
     ],
 )
 def test_objects_that_do_not_fit_name_file_and_value(tmp_path, change, said):

@@ -7,22 +7,21 @@ import sys
 import pytest
 
 import mini
-import precompute
-import prepare
+from lab.scripts import run_named
 from tests.conftest import ROOT
 
 # Script -> what is true of it the next time, for each of its commands, by the first word if it has several.
 SAME = "the same command goes on"
 SCRIPTS = {
     "check_datasets.main": "the same command begins anew",
-    "mini.mini_clip": SAME,
+    "mini.mini_clip": "the same command begins anew",
     "mini.mini_world": f"{SAME} with the next world",
     "mini.faded": SAME,
     "mini.subjects": SAME,
     "precompute.proposals": "the same command begins anew",
     "precompute.region_text": "the same command begins anew",
     "precompute.train_rpn": "the training goes on with --resume, the proposals are written anew",
-    "quickstart.quickstart": f"{SAME}, unless it says --fresh",
+    "quickstart.quickstart": SAME,
     "repeat_seeds.repeat_seeds": SAME,
     "reproduce.reproduce": SAME,
 }
@@ -34,7 +33,7 @@ CALLS = {
     "precompute": "region-text",
     "precompute train-rpn": "--num-gpus",
     "prepare": "ade150",
-    "quickstart": "--fresh",
+    "quickstart": "--full",
     "repeat_seeds": "--show",
     "reproduce": "--table",
 }
@@ -73,27 +72,17 @@ def test_an_interrupted_script_promises_what_it_keeps(monkeypatch, capsys, name)
 
 
 @pytest.mark.parametrize(
-    ("main", "words", "message"),
+    ("words", "status", "message"),
     [
-        (lambda: mini.run_named("", mini.COMMANDS), ["wrold"], '"wrold": did you mean "world"'),
-        (lambda: precompute.run_named("", precompute.COMMANDS), [], "usage: script.py COMMAND"),
-        (prepare.by_name, ["ade15"], '"ade15" to prepare; did you mean "ade150"'),
-        (prepare.by_name, [], "usage: script.py NAME"),
+        (["wrold"], 2, '"wrold": did you mean "world"'),
+        ([], 2, "usage: script.py COMMAND"),
+        (["--help"], 0, "\n  subjects  Draw whole images"),
     ],
 )
-def test_names_that_are_none_are_refused_with_the_nearest(
-    main, words, message, monkeypatch, capsys
+def test_names_are_listed_and_those_that_are_none_refused(
+    words, status, message, monkeypatch, capsys
 ):
     monkeypatch.setattr(sys, "argv", ["script.py", *words])
-    assert main() == 2
+    texts = {name: one.text for name, one in mini.COMMANDS.items()}
+    assert run_named("", texts, mini.COMMANDS.__getitem__) == status
     assert message in "".join(capsys.readouterr())
-
-
-def test_a_data_set_is_prepared_by_its_name(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["prepare.py", "voc20", "--help"])
-    with pytest.raises(SystemExit):
-        prepare.by_name()
-    assert capsys.readouterr().out.startswith("usage: prepare.py voc20 ")
-    assert prepare.by_name(["--help"]) == 0
-    listed = capsys.readouterr().out
-    assert all(f"\n  {name} " in listed for names in prepare.CONTENTS.values() for name in names)

@@ -1,7 +1,6 @@
 """CLIPSelf: what trains, what never changes, and what is evaluated and written."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -9,8 +8,7 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import block_calls, load_clip
-from clipself_seg.clip.tower import TowerOptions
+from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
@@ -119,25 +117,6 @@ def test_exported_checkpoint_is_a_plain_clip(tmp_path):
     model.export(tmp_path / "clip.safetensors")
     read = load_clip("ViT-Mini-8", tmp_path / "clip.safetensors")
     assert not changed(state(model.ensembled_clip()), read.state_dict())
-
-
-@pytest.mark.heavy
-def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
-    torch._dynamo.reset()
-    block_calls._compiled_function.cache_clear()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    plain, compiled = tiny_clipself(), tiny_clipself()
-    for tower in (compiled.student, compiled.teacher.visual):
-        tower.configure(TowerOptions(compiled=True))
-    assert compiled.ensembled_clip().visual.compiling
-    for count in (2, 3):  # further images and crops are a graph of any number of them
-        losses = [model(tiny_samples(count))["loss_clipself"] for model in (compiled, plain)]
-        torch.testing.assert_close(*losses)
-        sum(losses).backward()
-    for name, parameter in plain.student.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(compiled.student.get_parameter(name).grad, parameter.grad)
-    block_calls._compiled_function.cache_clear()
 
 
 def test_average_over_images_reaches_the_loss():

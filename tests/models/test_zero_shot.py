@@ -1,7 +1,5 @@
 """Segmentation without training: class scores, windows and names."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +13,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.model_protocols import Model, TrainableModel
-from lab.prepare.common import Options
-from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT
 from tests.tiny import random_clip
 
@@ -159,44 +155,6 @@ def test_weights_belong_to_the_clip():
             read_checkpoint(SHIPPED / "vit_mini_8.safetensors").tensors, "clip.pt"
         )
     assert model.original_hash() == model.weights_hash() == model.clip.weights_hash()
-
-
-def evaluated(folder, *opts) -> dict:
-    """Numbers and provenance of the mini CLIP on three photographs of VOC, with and without the background."""
-    small = {
-        "MODEL.CLIP.NAME": "ViT-Mini-8",
-        "MODEL.CLIP.WEIGHTS": "mini",
-        "MODEL.ZERO_SHOT.TEMPLATES": "single",
-        "MODEL.ZERO_SHOT.WINDOW": "64",
-        "MODEL.ZERO_SHOT.STRIDE": "64",
-        "INPUT.MIN_SIZE_TEST": "96",
-        "DATASETS.TEST": "('voc_2012_test_background_sem_seg', 'voc_2012_test_sem_seg')",
-        "DATALOADER.NUM_WORKERS": "0",
-        "OUTPUT_DIR": str(folder),
-    }
-    words = [word for pair in small.items() for word in pair]
-    config = str(ROOT / "configs/zero_shot/voc_21.yaml")
-    assert train.main(["--config-file", config, "--eval-only", *words, *opts]) == 0
-    return json.loads((folder / "results.json").read_text())
-
-
-def test_real_images_pass_the_evaluator(data_dir, tmp_path, monkeypatch):
-    own, theirs = tmp_path / "VOCdevkit/VOC2012", data_dir / "VOCdevkit/VOC2012"
-    own.mkdir(parents=True)
-    for folder in ("ImageSets", "JPEGImages", "SegmentationClassAug"):
-        (own / folder).symlink_to(theirs / folder)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    prepare_voc20(Options(tmp_path))
-    content = evaluated(tmp_path / "run")
-    with_background, without = content["results"].values()
-    assert with_background["images"] == without["images"] == 3
-    assert all(0 <= numbers["mIoU"] <= 100 for numbers in content["results"].values())
-    assert content["provenance"]["names of a class"] == "all, the best score of them"
-    assert content["provenance"]["background"] == "its names, and a score below 0.1"
-    # What nothing reaches is background, of which most of an image is: other data sets have none.
-    high = evaluated(tmp_path / "high", "TEST.BACKGROUND.THRESHOLD", "1.0")["results"].values()
-    assert [one["mIoU"] for one in high][1] == without["mIoU"]
-    assert next(iter(high))["ACC-background"] == 100
 
 
 # Keys of a configuration -> what the error says.

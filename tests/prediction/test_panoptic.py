@@ -204,16 +204,6 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
         assert segments[was - 1]["category_id"] == segment.label
 
 
-def test_a_list_gives_what_each_image_gives(real):
-    real.set_vocabulary(WORDS, STUFF)
-    images = [noise(height, 60, seed) for seed, height in enumerate((40, 50, 40))]
-    for batch_size in (1, 2):
-        listed = real([images[0], Image.fromarray(images[1]), images[2]], batch_size=batch_size)
-        for one, image in zip(listed, images, strict=True):
-            alone = real(image)
-            assert (one.ids == alone.ids).all() and one.segments == alone.segments
-
-
 @pytest.mark.parametrize(
     "config, weights, opts, message",
     [

@@ -1,4 +1,4 @@
-"""CAT-Seg in the training loop: several processes, accumulation, and resuming to the last bit."""
+"""CAT-Seg in the training loop: several processes, accumulation, and half precision."""
 
 import torch
 from detectron2.modeling import build_model
@@ -70,14 +70,6 @@ def test_accumulated_passes_are_one_step(tmp_path):
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=2e-5, rtol=1e-3)
     assert any(not torch.equal(whole[name], before[name]) for name in whole)
-
-
-def test_checkpointing_changes_no_gradient():
-    plain = gradients(model_of(configuration()), SAMPLES)
-    opts = ("MODEL.CAT_SEG.CHECKPOINTING", True, "MODEL.CLIP.CHECKPOINTING", True)
-    lean = gradients(model_of(configuration(*opts)), SAMPLES)
-    used = {name: value for name, value in plain.items() if value.abs().max() > 1e-7}
-    assert worst({name: lean[name] for name in used}, used) < 1e-3
 
 
 def test_half_precision_changes_the_loss_little_and_no_gradient_is_lost():

@@ -9,8 +9,6 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
-from PIL import Image
 
 from clipself_seg.data.datasets.records import (
     captioned_records,
@@ -395,21 +393,6 @@ def test_panoptic_records_keep_the_files_ids_and_those_of_the_catalogue_have_ind
     index = MetadataCatalog.get(BASE).stuff_dataset_id_to_contiguous_id[2]
     segments = [SEGMENT | {"category_id": index, "isthing": True}]
     assert DatasetCatalog.get(BASE) == [record | {"segments_info": segments}]
-
-
-def test_detectron2_draws_real_records(real_datasets):
-    (raw, *_), (record, *_) = panoptic_set_records(COCO), DatasetCatalog.get(COCO)
-    del record["sem_seg_file_name"]  # which a tool writes
-    image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
-    visualizer = Visualizer(image, MetadataCatalog.get(COCO), scale=1.0)
-    output = visualizer.draw_dataset_dict(record)
-    texts = {text.get_text().removesuffix("|crowd") for text in output.ax.texts}
-    vocabulary = Vocabulary.load(find_dataset(COCO, PanopticSet).vocabulary)
-    index_of = vocabulary.dataset_id_to_index
-    assert texts == {
-        vocabulary.first_names[index_of[i["category_id"]]] for i in raw["segments_info"]
-    }
-    assert (output.get_image() != image).any()
 
 
 def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):

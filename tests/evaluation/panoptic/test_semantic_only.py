@@ -1,31 +1,19 @@
 """Data sets with label maps alone, evaluated by a panoptic model: FC-CLIP's A-847, PC-59, PC-459, PAS-20 and PAS-21."""
 
-import json
-import shutil
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from clipself_seg.commands.train import main
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
+from clipself_seg.data.datasets.records import find_dataset
 from clipself_seg.data.datasets.table import SemSegSet
-from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
-from clipself_seg.models.build import build_model
 from clipself_seg.models.model_protocols import Classes
-from clipself_seg.models.panoptic.mask_sources import Generated
-from lab.prepare.common import Options
-from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT
-from tests.heads.panoptic.test_panoptic_merge import plain_scores
 from tests.spoiled_panoptic import Spoiler, evaluation
 
 CONFIG = ROOT / "configs/panoptic/fcclip_convnext_large_semantic.yaml"
@@ -38,20 +26,6 @@ FACTS = {
     PC459: (459, 74, 459),
     PAS20: (20, 20, 255),
     PAS21: (21, 21, 255),
-}
-SMALL = {
-    "MODEL.CLIP.NAME": "ConvNeXt-Mini-32",
-    "MODEL.CLIP.WEIGHTS": "",
-    "MODEL.CLIP_BRANCH.TEMPLATES": "odise",
-    "MODEL.MASK_GENERATOR.ENCODER_LAYERS": 1,
-    "MODEL.MASK_GENERATOR.ENCODER_HIDDEN": 32,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 8,
-    "INPUT.MIN_SIZE_TEST": 32,
-    "INPUT.MAX_SIZE_TEST": 96,
-    "SEED": 3,
 }
 
 
@@ -196,69 +170,3 @@ def test_a_panoptic_set_beside_keeps_its_numbers_and_the_papers_table(datasets, 
     assert results["one"] == alone(Spoiler())["one"] and results[PAS20]["fused"]["mIoU"] == 100
     (run,) = both.tables(results).values()
     assert "VOC-20" in run and "one" in run
-
-
-def small(folder, *words):
-    options = [str(word) for pair in SMALL.items() for word in pair]
-    options += ["OUTPUT_DIR", str(folder / "run"), "DATALOADER.NUM_WORKERS", "0"]
-    cfg = load_config(CONFIG, options)
-    build_model(cfg).export(folder / "random.pth")
-    return [*options, "MODEL.WEIGHTS", str(folder / "random.pth"), *words]
-
-
-def with_random_masks(generate):
-    """The generator's outputs with masks and class scores that tell pixels apart, as those of random weights do not."""
-
-    def generated(self, samples, *arguments):
-        (made,) = generate(self, samples, *arguments)
-        torch.manual_seed(int(samples[0]["image_id"][-4:]))
-        masks = 9 * torch.randn_like(made.mask_logits)
-        logits = 9 * torch.randn_like(made.class_logits)
-        return [replace(made, mask_logits=masks, class_logits=logits)]
-
-    return generated
-
-
-def plain_miou(cfg, name):
-    """Mean IoU in percent of the plain order on the canvas, a pixel of which is sure or left out, and its slack."""
-    model = build_model(cfg)
-    model.load_checkpoint(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"], "random")
-    truth = read_semantic_only(name, ("semantic",), "openseg_coco_panoptic_133")
-    model.set_vocabulary(truth.vocabulary, truth.seen)
-    mapper, classes = PanopticTestMapper(cfg), len(truth.vocabulary)
-    matrix = np.zeros((classes, classes))
-    with torch.no_grad():
-        for record in sem_seg_records(name):
-            sample = mapper(record)
-            size = (sample["height"], sample["width"])
-            made = model.eval().generate(sample)
-            logits, _ = model.clip_scores(sample, made)
-            seen = torch.from_numpy(truth.seen)
-            probs = made.probabilities(logits, None, seen, model.fusion.returned())
-            scores = plain_scores(probs, made.mask_logits, made.canvas, made.image_size, size)
-            label_map = read_label_map(
-                record["sem_seg_file_name"], num_classes=classes, ignore_label=truth.ignore_label
-            )
-            counted = label_map != truth.ignore_label
-            np.add.at(matrix, (label_map[counted], scores.argmax(0).numpy()[counted]), 1)
-    hits, rows, columns = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    return 100 * (hits / np.maximum(rows + columns - hits, 1))[rows > 0].mean()
-
-
-def test_fcclip_on_real_photographs_has_the_mean_iou_of_the_plain_order(
-    data_dir, tmp_path, monkeypatch
-):
-    """Three photographs of VOC, prepared as the archive is, through train_net.py."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    shutil.copytree(data_dir / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit/VOC2012")
-    prepare_voc20(Options(tmp_path))
-    words = small(tmp_path, "DATASETS.TEST", f"('{PAS20}', '{PAS21}')")
-    monkeypatch.setattr(Generated, "generate", with_random_masks(Generated.generate))
-    assert main(["--config-file", str(CONFIG), "--eval-only", *words]) == 0
-    content = json.loads((tmp_path / "run/results.json").read_text())
-    cfg = load_config(CONFIG, words)
-    for name in (PAS20, PAS21):
-        fused = content["results"][name]["fused"]
-        assert fused["images"] == 3 and (fused["alpha"], fused["beta"]) == (0.4, 0.8)
-        assert fused["mIoU"] == pytest.approx(plain_miou(cfg, name), abs=0.02)
-        assert "scores are resized, not masks" in content["protocol"][name]["size"]

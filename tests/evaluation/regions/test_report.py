@@ -2,14 +2,12 @@
 
 import csv
 import json
-import shlex
-import sys
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from clipself_seg.evaluation.region_report import COLUMNS, plot_size_curve, region_table
-from clipself_seg.provenance import provenance, read_results, write_results
+from clipself_seg.provenance import read_results, write_results
 
 RESULTS = {"boxes.thing.top1": 72.14, "boxes.thing.top5": 91.3, "images": 5000.0}
 RESULTS |= {"masks.thing.top1": 74.4, "masks.thing.top5": 91.8}
@@ -55,12 +53,6 @@ def test_grouping_has_columns_only_if_it_was_measured():
     rows = {"a": RESULTS | {"grouping.purity": 70.04, "grouping.chance": 20.0}}
     head, _, row = cells(region_table(rows, style="github"))
     assert (head[-2:], row[-2:]) == (["Grouping", "at random"], ["70.0", "20.0"])
-
-
-def test_a_recorded_command_can_be_typed_again(monkeypatch):
-    typed = ["clipself-seg", "predict", "my photo.jpg", "--words", "red star, grass|lawn"]
-    monkeypatch.setattr(sys, "argv", typed)
-    assert shlex.split(provenance()["command"]) == typed
 
 
 def test_results_carry_their_provenance(tmp_path):

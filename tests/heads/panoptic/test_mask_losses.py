@@ -60,6 +60,16 @@ def test_without_targets_only_void_is_learned_and_nothing_lacks_a_gradient():
     assert masks.grad is not None and not masks.grad.any() and classes.grad.any()
 
 
+def test_a_classification_without_classes_takes_every_target_for_the_same():
+    layer = torch.randn(1, 4, 2), torch.randn(1, 4, 8, 8)
+    found = []
+    for agnostic, labels in ((True, (3, 1)), (False, (0, 0))):
+        torch.manual_seed(0)
+        criterion = MaskCriterion(class_agnostic=agnostic, points=FEW)
+        found.append(criterion.losses([layer], [targets(*labels)]))
+    assert found[0] == found[1]
+
+
 def test_masks_are_counted_over_the_batch_and_never_zero():
     device = torch.device("cpu")
     assert count_masks([targets(1, 2), targets(3)], device) == 3

@@ -1,7 +1,5 @@
 """The family of mini CLIPs: one text tower, image towers of several kinds that name things, and their training."""
 
-import dataclasses
-import itertools
 import re
 
 import numpy as np
@@ -14,7 +12,6 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED, SHIPPED_TAGS
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.data.images import letterbox_crops
-from clipself_seg.errors import InputError
 from lab.mini import train_clip
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
@@ -71,20 +68,6 @@ def test_a_resnet_is_trained_with_batch_norms_for_texts_that_stay(mini, tmp_path
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(read.encode_image(images), clip.eval().encode_image(images))
-
-
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_clip, "SAVED_EVERY", 1)
-    crops = train_clip.render_crops(scenes=1, side=64, seed=3, processes=1)
-    settings, state = TrainSettings(steps=3, warmup=1, batch=2), tmp_path / "state"
-    clips = [train_clip.untrained_clip("mini-resnet", 0) for _ in range(3)]
-    whole = list(train_clip.train(clips[0], crops, settings))
-    list(itertools.islice(train_clip.train(clips[1], crops, settings, state), 2))
-    assert list(train_clip.train(clips[2], crops, settings, state)) == whole[2:]
-    assert hash_tensors(clips[2].state_dict()) == hash_tensors(clips[0].state_dict())
-    other = dataclasses.replace(settings, seed=1)
-    with pytest.raises(InputError, match="state is of a training with other settings: remove it"):
-        next(train_clip.train(clips[2], crops, other, state))
 
 
 @pytest.mark.parametrize(("tag", "flag"), [("mini-eva", []), ("mini-resnet", ["--image-tower"])])

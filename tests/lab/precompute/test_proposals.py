@@ -110,8 +110,6 @@ def test_a_file_that_is_there_is_kept(monkeypatch, target, capsys):
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
         ({"config": "mini/semseg", "opts": ()}, (), "unknown model of boxes"),
         ({}, ("--score", "1.5"), "--score: has to be in [0, 1], got 1.5"),
-        ({}, ("--min-side", "-1"), "--min-side: has to be at least 0, got -1"),
-        ({}, ("--per-image", "0"), "--per-image: has to be at least 1"),
     ],
 )
 def test_bad_input_is_a_line_and_status_2(monkeypatch, target, capsys, how, words, message):

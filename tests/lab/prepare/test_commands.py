@@ -12,7 +12,7 @@ from lab.prepare.common import PREPARATIONS
 
 
 def prepared(data_set, *words) -> int:
-    return prepare.main(data_set, [str(word) for word in words])
+    return prepare.prepared(data_set)([str(word) for word in words])
 
 
 def checked(*words) -> int:

@@ -37,14 +37,9 @@ def segment(mask, compressed=True):
     if compressed:
         coded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
         return {"size": coded["size"], "counts": coded["counts"].decode()}
-    runs, value = [], False
-    flat = mask.flatten(order="F")
-    while len(flat):
-        ends = np.flatnonzero(flat != value)
-        length = int(ends[0]) if len(ends) else len(flat)
-        runs.append(length)
-        flat, value = flat[length:], not value
-    return {"size": list(mask.shape), "counts": runs}
+    flat = [False, *mask.flatten(order="F"), None]  # the first run is of zeros
+    ends = [index for index, value in enumerate(flat[1:]) if value != flat[index]]
+    return {"size": list(mask.shape), "counts": np.diff([0, *ends]).tolist()}
 
 
 def write_json(folder, phases=("val", "train", "val", "val")):

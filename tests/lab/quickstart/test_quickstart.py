@@ -22,7 +22,6 @@ from lab.quickstart.chapters import (
     results_of,
 )
 from lab.tables.store import Store
-from quickstart import quickstart as command
 from tests.lab.tables.worlds import finish
 
 ROWS = [row for chapter in CHAPTERS for row in chapter.rows]
@@ -69,18 +68,9 @@ def test_runs_are_on_the_worlds_that_are_drawn_and_a_failed_one_ends_the_quickst
     assert made == [(tmp_path / "runs", {100}), (tmp_path / "runs", {200})]
 
 
-def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(quickstart, "_run_chapters", lambda *given: called.append(given))
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "index.html").touch()
+def test_two_quickstarts_do_not_meet(tmp_path):
     with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
-        quickstart.run_quickstart(tmp_path, fresh=True)
-    assert len(list(tmp_path.iterdir())) == 2 and not called
-    quickstart.run_quickstart(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2 and len(called) == 1
-    quickstart.run_quickstart(tmp_path, fresh=True)
-    assert not list(tmp_path.iterdir())
+        quickstart.run_quickstart(tmp_path)
 
 
 def made_in(folder, rows):
@@ -143,8 +133,3 @@ def test_a_view_has_the_weights_that_were_trained_or_those_that_it_names(tmp_pat
     assert trained == (tmp_path / "runs" / made.runs[row].name / "model_final.pth",)
     assert of_row == {"config_file": "configs/mini/semseg.yaml", "opts": ()}
     assert shipped == ("mini-open-panoptic",) and of_view["opts"] == ("MODEL.FUSION.MODE", "clip")
-
-
-def test_the_help_names_what_every_chapter_trains():
-    help = command.parser().format_help()
-    assert all(model in help for model in ("CAT-Seg", "mask generator", "F-ViT"))

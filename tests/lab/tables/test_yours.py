@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,14 +104,6 @@ def test_the_one_backbone_of_a_module_is_taken_and_of_several_one_has_to_be_name
     said = capsys.readouterr().out
     assert f"{BACKBONE} MyOnly, which --import registers" in said
     assert said.count(f"{BACKBONE} MyOnly") == 1 + 5
-
-
-def test_a_module_of_this_folder_is_named_without_its_ending(tmp_path, monkeypatch):
-    monkeypatch.setenv(imports.VARIABLE, "")
-    monkeypatch.chdir(tmp_path)
-    Path("my_file.py").touch()
-    assert imports.take_imports(["--import", "my_file", "--import", "json"]) == []
-    assert os.environ[imports.VARIABLE] == f"{tmp_path / 'my_file.py'}{os.pathsep}json"
 
 
 @pytest.mark.parametrize(

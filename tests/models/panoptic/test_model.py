@@ -1,6 +1,5 @@
 """Panoptic segmentation: what is trained and what is frozen, where masks and scores come from, masks that are given."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -214,20 +213,6 @@ def test_words_change_on_a_live_model(model):
         model.set_vocabulary(vocabulary(), np.array([True, False, True]))
     with pytest.raises(ValueError, match="2 classes, there are 3"):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
-
-
-def test_classes_of_a_call_are_those_of_a_model_that_has_them_and_leave_its_own_alone():
-    model, other = model_of(), model_of()
-    other.set_vocabulary(["cat", "dog|puppy"])
-    samples = [sample(seed=seed) for seed in range(8)]
-    calls = [other.classes, model.classes] * 4
-    wanted = [(other if one is other.classes else model)([s])[0] for s, one in zip(samples, calls)]
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda s, one: model([s], classes=one)[0], samples, calls))
-    for own, expected in zip(made, wanted):
-        assert torch.equal(own["sem_seg"], expected["sem_seg"])
-        assert own["panoptic_seg"][1] == expected["panoptic_seg"][1]
-    assert len(model.names) == 3
 
 
 def test_only_masks_of_queries_that_can_be_drawn_are_resized_and_nothing_changes(monkeypatch):

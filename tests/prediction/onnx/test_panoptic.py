@@ -8,10 +8,8 @@ import torch
 from PIL import Image
 
 import clipself_seg
-from clipself_seg.choice import ModelChoice
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic import clip_branches
-from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.onnx import export as onnx_export
 from clipself_seg.prediction.onnx.panoptic_graph import (
     PanopticGraph,
@@ -194,23 +192,3 @@ def test_onnxruntime_computes_masks_and_names_of_one_pass(opts, predictor, tmp_p
     other.set_vocabulary("red star, grass", stuff="grass")
     (differences,) = clipself_seg.export(other, tmp_path / "model.onnx").values()
     assert all(d <= 1e-5 for d in differences.values())
-
-
-@pytest.mark.heavy
-def test_onnxruntime_computes_an_fc_clip_with_a_convnext_b_at_640_pixels(tmp_path):
-    require_packages()
-    torch.manual_seed(0)
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", ""]
-    cfg = prediction_config(ModelChoice("panoptic", "panoptic/fcclip+convnext_b", "random"), opts)
-    large = PanopticPredictor(**PanopticPredictor.from_config(cfg))
-    large.set_vocabulary("dog, cat, person|man, car, tree, grass|lawn, sky", stuff="grass, sky")
-    clipself_seg.export(large, tmp_path / "model.onnx")
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    images = np.random.default_rng(0).random((1, 3, 480, 640), np.float32) * 255
-    wanted = Session(PanopticGraph(large.model)).run(None, {"images": images})
-    compared = decided(wanted, session.run(None, {"images": images}))
-    assert all(len(array) >= 0.95 * 250 for array in compared[0])
-    for one, other in zip(*compared):
-        assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()

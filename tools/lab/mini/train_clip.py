@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,16 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from clipself_seg.checkpoints.training_state import pack, read_state, unpack, write_state
 from clipself_seg.checkpoints.zoo import MINI_CLIP, MINI_CLIPS
 from clipself_seg.clip import CLIP, load_clip
-from clipself_seg.errors import InputError
 from lab.mini.concepts import WORLDS, Concept
 from lab.mini.crops import Crop, choose_mentions, leave_out_colours, sample_crops, write_caption
 from lab.mini.scenes import draw_scene
 from lab.parallel import run_in_parallel
 
-SAVED_EVERY = 200  # steps
 Key = tuple[tuple[str | None, str | None, str | None], ...]
 
 
@@ -194,7 +190,7 @@ def _thaw_batch_norms(module: nn.Module) -> None:
 
 
 def train(
-    clip: CLIP, crops: Sequence[Crop], settings: TrainSettings, state: Path | None = None
+    clip: CLIP, crops: Sequence[Crop], settings: TrainSettings
 ) -> Iterator[tuple[int, float]]:
     """Train a CLIP in place and yield (step, loss) after every step.
 
@@ -202,23 +198,10 @@ def train(
         clip: as of `untrained_clip`.
         crops: crops of `settings`.
         settings: what decides the weights.
-        state: file of an interrupted training, which goes on; written every `SAVED_EVERY` steps. None begins anew.
-
-    Raises:
-        InputError: the file is damaged, or of other settings.
     """
     optimiser = _optimiser(clip, settings)
-    metadata, done = {"model": clip.name, **dataclasses.asdict(settings)}, 0
-    if state is not None and state.is_file():
-        tensors, written = read_state(state)
-        done = written.pop("done", 0)
-        if written != metadata:
-            raise InputError(f"{state} is of a training with other settings: remove it")
-        unpack(tensors, clip, optimiser)
     clip.train()
     for step, (pixels, texts, targets) in enumerate(_batches(crops, settings)):
-        if step < done:
-            continue
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         images = clip.preprocess(torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -230,6 +213,4 @@ def train(
         optimiser.step()
         with torch.no_grad():
             clip.logit_scale.clamp_(0, math.log(100))
-        if state is not None and (step + 1) % SAVED_EVERY == 0:
-            write_state(state, pack(clip, optimiser), {**metadata, "done": step + 1})
         yield step, float(loss.detach())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -30,14 +29,13 @@ FEW_SCENES = WorldSize(train=200, val=100, base=400)
 MOST_AT_ONCE = 4  # runs, each of which takes a core and up to 2 GB
 
 
-def run_quickstart(output: str | Path, fresh: bool = False, full: bool = False) -> None:
+def run_quickstart(output: str | Path, full: bool = False) -> None:
     """Run every step, print the tables, write them and images.
 
     Finished and interrupted runs in `output` are gone on with, and those of a full quickstart are others.
 
     Args:
         output: folder for index.html and explore.html, table.md and results.json, SHEETS, DRAWN and RUNS.
-        fresh: forget earlier runs first.
         full: longer trainings, and twice the scenes.
 
     Raises:
@@ -47,9 +45,6 @@ def run_quickstart(output: str | Path, fresh: bool = False, full: bool = False) 
     with alone_in(output):
         for folder in (output, output / SHEETS):
             remove_leftovers(folder)
-        if fresh:
-            for path in output.iterdir():  # not the folder, which is locked
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
         _run_chapters(output, full)
 
 

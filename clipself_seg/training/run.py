@@ -22,8 +22,6 @@ from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.precision import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own_file import forget_files
-from clipself_seg.data.datasets.records import require_files
-from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.evaluation_base import Evaluation, Results, innermost
@@ -192,9 +190,6 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
         cfg = _trainable(cfg).training_config(cfg)
     else:
         architecture(cfg).require_trained(cfg)
-    for name in cfg.DATASETS.TEST:  # before weights are fetched
-        if name in DATASETS:
-            require_files(name, DATASETS[name], otherwise="; or leave it out of DATASETS.TEST")
     fractions = fractions_of(cfg)
     model = _built(cfg, trains=resume)
     task = task_of(cfg)

@@ -356,8 +356,6 @@ def fetch(entry: Entry) -> Path:
     origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
     origin = " or ".join(origin for origin in origins if origin not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
-    if not own.suffix:
-        size = ", a folder with the repository's folders unet, vae and text_encoder"
     raise NotFetched(
         f"{said}: fetch them from {origin} and save them as {own}{size}, or set {VARIABLE} to the folder or "
         "mirror that has them"

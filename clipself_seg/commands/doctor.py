@@ -162,8 +162,7 @@ def _datasets() -> None:
     from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
-        where = "the scenes of the package" if root.shipped else root.path
-        folder = os.environ.get(root.variable) or f"not set: {where}"
+        folder = os.environ.get(root.variable) or f"not set: {root.path}"
         _say(f"  ${root.variable}: {folder}")
     here = [name for name, entry in DATASETS.items() if not entry.missing()]
     _say(

@@ -21,7 +21,6 @@ import functools
 import os
 import platform
 import re
-import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.precision import SharedSetting
 from clipself_seg.errors import known
 from clipself_seg.provenance import cpu_info
 
@@ -154,14 +154,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return rows_RO.view(*x.shape[:-1], -1)
 
 
-class _Products:
-    """torch's setting, which all threads share, and how many of them want it changed."""
-
-    lock = threading.Lock()
-    inside = 0
-    before = ""
-
-
 @contextlib.contextmanager
 def products_by_onednn() -> Iterator[None]:
     """Lets oneDNN compute torch's float32 products inside the context, where `onednn_is_exact`; else does nothing.
@@ -172,31 +164,20 @@ def products_by_onednn() -> Iterator[None]:
     if stock.get() or not onednn_is_exact():
         yield
         return
-    with _asked_of_onednn():
+    with _PRODUCTS.set_to("bf16"):
         yield
-
-
-@contextlib.contextmanager
-def _asked_of_onednn() -> Iterator[None]:
-    """`products_by_onednn`, whether or not it is exact here."""
-    setting = _setting()
-    with _Products.lock:
-        if not _Products.inside:
-            _Products.before = setting.fp32_precision
-            setting.fp32_precision = "bf16"
-        _Products.inside += 1
-    try:
-        yield
-    finally:
-        with _Products.lock:
-            _Products.inside -= 1
-            if not _Products.inside:
-                setting.fp32_precision = _Products.before
 
 
 def _setting() -> Any:
     """torch's setting for float32 products on a CPU, which torch's types do not know; None before 2.9."""
     return getattr(torch.backends.mkldnn, "matmul", None)
+
+
+def _write_precision(value: str) -> None:
+    _setting().fp32_precision = value
+
+
+_PRODUCTS = SharedSetting(lambda: _setting().fp32_precision, _write_precision)
 
 
 @functools.cache
@@ -211,7 +192,7 @@ def onednn_is_exact() -> bool:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
         exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-        with _asked_of_onednn():
+        with _PRODUCTS.set_to("bf16"):
             error = F.scaled_dot_product_attention(q, k, v) - exact
         return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 

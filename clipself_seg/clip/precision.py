@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +29,51 @@ def _tf32() -> tuple[str, bool | str]:
         return "fp32_precision", torch.backends.cuda.matmul.fp32_precision
 
 
+class SharedSetting:
+    """A setting of torch's that all threads share, with values inside of contexts that may overlap in any order.
+
+    The newest context that is still open decides; the last one to close restores what was there before the first.
+    """
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        """
+        Args:
+            read: gives the value.
+            write: sets it.
+        """
+        self._read = read
+        self._write = write
+        self._lock = threading.Lock()
+        self._before: Any = None
+        self._open: dict[object, Any] = {}
+
+    @contextlib.contextmanager
+    def set_to(self, value: Any) -> Iterator[None]:
+        """Sets the value inside the context."""
+        own = object()
+        with self._lock:
+            if not self._open:
+                self._before = self._read()
+            self._open[own] = value
+            self._write(value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._open[own]
+                self._write(next(reversed(self._open.values()), self._before))
+
+
+_TF32 = SharedSetting(_tf32, lambda named: setattr(torch.backends.cuda.matmul, *named))
+
+
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Allows a GPU to round the factors of matrix products to TF32, or forbids it; no effect on the CPU."""
-    name, before = _tf32()
+    name, _ = _tf32()
     wanted = allowed if name == "allow_tf32" else "tf32" if allowed else "ieee"
-    setattr(torch.backends.cuda.matmul, name, wanted)
-    try:
+    with _TF32.set_to((name, wanted)):
         yield
-    finally:
-        setattr(torch.backends.cuda.matmul, name, before)
 
 
 def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool | str]:

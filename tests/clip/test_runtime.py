@@ -134,7 +134,7 @@ CASES = {
     "aggregator": (aggregator_of, (8, 4, 4), (attention, "VALUES_AT_ONCE"), 242),
     "windows": (labels_of_windows, (7, 6, 6), (cost_aggregator, "AT_ONCE"), 39),
     "first best": (lambda x: first_best(x.clone()), (40, 70), (panoptic_merge, "CPU_NUMBERS"), 2),
-    "merge": (merged_from, MASKS, (panoptic_merge, "CPU_NUMBERS"), 78),
+    "merge": (merged_from, MASKS, (panoptic_merge, "CPU_NUMBERS"), 79),
     "resized masks": (
         lambda x: resize_masks(x, *CANVAS),
         MASKS,

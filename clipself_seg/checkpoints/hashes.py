@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from clipself_seg.private_torch import version, watched
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -42,7 +43,7 @@ class _Known(NamedTuple):
     """
 
     weights: list[Tensor]
-    storages: list[StorageWeakRef]
+    storages: Sequence[Any]
     fingerprints: Sequence[tuple[object, ...]]
     state: WeightsState
 
@@ -64,10 +65,11 @@ def weights_state(module: nn.Module) -> WeightsState:
         for tensor in (*part._parameters.values(), *part._buffers.values())
         if tensor is not None
     ]
-    if any(tensor.is_inference() for tensor in weights):
+    versions = [version(tensor) for tensor in weights]
+    if None in versions:
         return WeightsState()
     prints: list[tuple[object, ...]] = [
-        (id(t), t._version, t.data_ptr(), t.shape, t.stride()) for t in weights
+        (id(t), v, t.data_ptr(), t.shape, t.stride()) for t, v in zip(weights, versions)
     ]
     known = _KNOWN.get(module)
     if (
@@ -75,7 +77,7 @@ def weights_state(module: nn.Module) -> WeightsState:
         or known.fingerprints != prints
         or any(storage.expired() for storage in known.storages)
     ):
-        storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in weights]
+        storages = [watched(tensor.untyped_storage()) for tensor in weights]
         known = _KNOWN[module] = _Known(weights, storages, prints, WeightsState())
     return known.state
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.precision import SharedSetting
 from clipself_seg.errors import known
+from clipself_seg.private_torch import convolution_backward, functorch_may_be_active, own_tensor
 from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
@@ -132,7 +133,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if (
         torch.compiler.is_compiling()  # first: compilers have products of their own
         # Neither torch.func nor a tracer, such as fvcore's that counts operations, looks into `_Product`.
-        or torch._C._are_functorch_transforms_active()
+        or functorch_may_be_active()
         or torch.jit.is_tracing()
         or stock.get()  # before the rows: an exported graph must not depend on their number
         or x.device.type != "cpu"
@@ -204,8 +205,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
         product = linear(rows, weight, bias)  # without gradients here: the convolution
-        # Autograd must not take the result for a view, which callers could not change in place.
-        return torch.ops.aten._unsafe_view(product, product.shape)
+        return own_tensor(product)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -231,13 +231,13 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
-    wanted = [number == 0, number == 1, False]
-    image = torch.ops.aten.convolution_backward(
+    image = convolution_backward(
         gradient[None, :, None].permute(0, 3, 1, 2),
         rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],
-        None,
+        number=number,
         **PLAIN,
-        output_mask=wanted,
-    )[number]
+    )
+    if image is None:
+        return gradient.T @ rows if number else gradient @ weight
     return image[:, :, 0, 0] if number else image[0, :, :, 0].T

@@ -27,10 +27,12 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or not several_processes():
             return super().forward(maps)
         values = maps.float()
-        count = _Sum.apply(values.new_full((), float(values.numel() // self.num_features)))
-        mean = _Sum.apply(values.sum((0, 2, 3))) / count
+        count = SumOfProcesses.apply(
+            values.new_full((), float(values.numel() // self.num_features))
+        )
+        mean = SumOfProcesses.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / count
+        variance = SumOfProcesses.apply((centred * centred).sum((0, 2, 3))) / count
         self._update(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         factor = self.weight * (variance + self.eps).rsqrt()
         return centred * factor[:, None, None] + self.bias[:, None, None]
@@ -43,7 +45,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
-class _Sum(torch.autograd.Function):
+class SumOfProcesses(torch.autograd.Function):
     """Sum over all processes; the gradient is the sum of the gradients of all processes."""
 
     @staticmethod

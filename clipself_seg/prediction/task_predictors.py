@@ -24,7 +24,13 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
-from clipself_seg.prediction.predictor import GivenImage, GivenImages, GivenWords, ImagePredictor
+from clipself_seg.prediction.predictor import (
+    GivenImage,
+    GivenImages,
+    GivenWords,
+    ImagePredictor,
+    require_finite,
+)
 from clipself_seg.prediction.results import (
     Detections,
     PanopticSegmentation,
@@ -169,6 +175,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         flat = positions.ravel()
         pixels = np.bincount(flat, minlength=count)
         sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=count)
+        require_finite(sums)
         return Segmentation(
             labels=positions,
             scores=None if maps is None else maps.cpu().numpy(),
@@ -476,9 +483,14 @@ class DetectionPredictor(ImagePredictor[Detections]):
         instances = output["instances"].to("cpu")
         if nothing:
             instances = instances[:0]
+        boxes, scores = (
+            instances.pred_boxes.tensor.float().numpy(),
+            instances.scores.float().numpy(),
+        )
+        require_finite(boxes, scores)
         return Detections(
-            boxes=instances.pred_boxes.tensor.float().numpy(),
-            scores=instances.scores.float().numpy(),
+            boxes=boxes,
+            scores=scores,
             labels=instances.pred_classes.numpy(),
             masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
             seen=given.seen,

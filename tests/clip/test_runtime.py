@@ -195,6 +195,24 @@ def test_torchs_newer_name_of_the_tf32_setting_is_left_as_it_was():
     assert setting.allow_tf32 is False  # both names agree again
 
 
+def test_contexts_of_tf32_that_overlap_leave_the_setting_as_it_was():
+    cuda, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    cuda.allow_tf32 = True
+    try:
+        first, second = tf32(False), tf32(False)  # of two threads
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not cuda.allow_tf32
+        second.__exit__(None, None, None)
+        assert cuda.allow_tf32
+        with tf32(True), tf32(False):
+            assert not cuda.allow_tf32
+        assert cuda.allow_tf32
+    finally:
+        cuda.allow_tf32 = before
+
+
 def test_a_clip_without_values_draws_nothing():
     before = torch.get_rng_state()
     architecture = find_architecture("ViT-Mini-8")

@@ -131,8 +131,8 @@ class Texts:
 class TextBank(Texts):
     """Class embeddings of prompts: encoded, normalised, averaged, normalised.
 
-    They are kept on disk, too, under a key made of weights and sentences, up to `MOST_BYTES`. What is kept is the same whoever asks first:
-    encoded without autocast, inference mode and gradients.
+    They are kept on disk, too, up to `MOST_BYTES`, under a key made of weights and sentences. What is kept is the same
+    whoever asks first: encoded without autocast, inference mode and gradients.
     """
 
     def __init__(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from clipself_seg.private_torch import version, watched
+from clipself_seg.private_torch import COUNTS_WRITES, StorageWeakRef
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -43,7 +43,7 @@ class _Known(NamedTuple):
     """
 
     weights: list[Tensor]
-    storages: Sequence[Any]
+    storages: list[StorageWeakRef]
     fingerprints: Sequence[tuple[object, ...]]
     state: WeightsState
 
@@ -65,11 +65,10 @@ def weights_state(module: nn.Module) -> WeightsState:
         for tensor in (*part._parameters.values(), *part._buffers.values())
         if tensor is not None
     ]
-    versions = [version(tensor) for tensor in weights]
-    if None in versions:
+    if not COUNTS_WRITES or any(tensor.is_inference() for tensor in weights):
         return WeightsState()
     prints: list[tuple[object, ...]] = [
-        (id(t), v, t.data_ptr(), t.shape, t.stride()) for t, v in zip(weights, versions)
+        (id(t), t._version, t.data_ptr(), t.shape, t.stride()) for t in weights
     ]
     known = _KNOWN.get(module)
     if (
@@ -77,7 +76,7 @@ def weights_state(module: nn.Module) -> WeightsState:
         or known.fingerprints != prints
         or any(storage.expired() for storage in known.storages)
     ):
-        storages = [watched(tensor.untyped_storage()) for tensor in weights]
+        storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in weights]
         known = _KNOWN[module] = _Known(weights, storages, prints, WeightsState())
     return known.state
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.precision import SharedSetting
 from clipself_seg.errors import known
-from clipself_seg.private_torch import convolution_backward, functorch_may_be_active, own_tensor
+from clipself_seg.private_torch import CONVOLUTION_BACKWARD, functorch_may_be_active, own_tensor
 from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
@@ -165,7 +165,7 @@ def products_by_onednn() -> Iterator[None]:
     if stock.get() or not onednn_is_exact():
         yield
         return
-    with _PRODUCTS.set_to("bf16"):
+    with _PRODUCTS.set_to("fp32_precision", "bf16"):
         yield
 
 
@@ -174,11 +174,7 @@ def _setting() -> Any:
     return getattr(torch.backends.mkldnn, "matmul", None)
 
 
-def _write_precision(value: str) -> None:
-    _setting().fp32_precision = value
-
-
-_PRODUCTS = SharedSetting(lambda: _setting().fp32_precision, _write_precision)
+_PRODUCTS = SharedSetting(_setting())
 
 
 @functools.cache
@@ -193,7 +189,7 @@ def onednn_is_exact() -> bool:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
         exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-        with _PRODUCTS.set_to("bf16"):
+        with _PRODUCTS.set_to("fp32_precision", "bf16"):
             error = F.scaled_dot_product_attention(q, k, v) - exact
         return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 
@@ -231,13 +227,15 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
-    image = convolution_backward(
+    if CONVOLUTION_BACKWARD is None:
+        return gradient.T @ rows if number else gradient @ weight
+    wanted = [number == 0, number == 1, False]
+    image = CONVOLUTION_BACKWARD(
         gradient[None, :, None].permute(0, 3, 1, 2),
         rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],
-        number=number,
+        None,
         **PLAIN,
-    )
-    if image is None:
-        return gradient.T @ rows if number else gradient @ weight
+        output_mask=wanted,
+    )[number]
     return image[:, :, 0, 0] if number else image[0, :, :, 0].T

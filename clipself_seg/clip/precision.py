@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,36 +35,34 @@ class SharedSetting:
     The newest context that is still open decides; the last one to close restores what was there before the first.
     """
 
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+    def __init__(self, owner: object) -> None:
         """
         Args:
-            read: gives the value.
-            write: sets it.
+            owner: has the setting as an attribute.
         """
-        self._read = read
-        self._write = write
+        self._owner = owner
         self._lock = threading.Lock()
-        self._before: Any = None
-        self._open: dict[object, Any] = {}
+        self._before: tuple[str, Any] = ("", None)
+        self._open: dict[object, tuple[str, Any]] = {}
 
     @contextlib.contextmanager
-    def set_to(self, value: Any) -> Iterator[None]:
-        """Sets the value inside the context."""
+    def set_to(self, name: str, value: Any) -> Iterator[None]:
+        """Sets the value inside the context, under the attribute's name."""
         own = object()
         with self._lock:
             if not self._open:
-                self._before = self._read()
-            self._open[own] = value
-            self._write(value)
+                self._before = name, getattr(self._owner, name)
+            self._open[own] = name, value
+            setattr(self._owner, name, value)
         try:
             yield
         finally:
             with self._lock:
                 del self._open[own]
-                self._write(next(reversed(self._open.values()), self._before))
+                setattr(self._owner, *next(reversed(self._open.values()), self._before))
 
 
-_TF32 = SharedSetting(_tf32, lambda named: setattr(torch.backends.cuda.matmul, *named))
+_TF32 = SharedSetting(torch.backends.cuda.matmul)
 
 
 @contextlib.contextmanager
@@ -72,7 +70,7 @@ def tf32(allowed: bool) -> Iterator[None]:
     """Allows a GPU to round the factors of matrix products to TF32, or forbids it; no effect on the CPU."""
     name, _ = _tf32()
     wanted = allowed if name == "allow_tf32" else "tf32" if allowed else "ieee"
-    with _TF32.set_to((name, wanted)):
+    with _TF32.set_to(name, wanted):
         yield
 
 

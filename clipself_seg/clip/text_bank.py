@@ -265,13 +265,11 @@ def _to_disk(path: Path, text: Tensor) -> None:
 
 def _forget_oldest(folder: Path) -> None:
     """Removes the entries that were written the longest time ago, where all together have more than `MOST_BYTES`."""
-    entries = [(path, path.stat()) for path in folder.glob(ENTRY)]
-    size = sum(stat.st_size for _, stat in entries)
-    for path, stat in sorted(entries, key=lambda entry: entry[1].st_mtime):
-        if size <= MOST_BYTES:
-            return
-        path.unlink(missing_ok=True)
-        size -= stat.st_size
+    size = 0
+    for path in sorted(folder.glob(ENTRY), key=os.path.getmtime, reverse=True):
+        size += path.stat().st_size
+        if size > MOST_BYTES:
+            path.unlink(missing_ok=True)
 
 
 def _digest(path: Path, text: Tensor) -> str:

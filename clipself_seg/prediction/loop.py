@@ -304,7 +304,7 @@ def predict_each(
             outcomes |= zip(images, outputs, strict=True)
             return outcomes
         except Exception as error:
-            _warn_of_batches(len(images), type(error).__name__, in_short(error))
+            _warn_of_batches(f"{type(error).__name__}: {in_short(error)}")
             logger.debug("a batch fails, its images go one at a time", exc_info=error)
     for place, image in images.items():
         try:
@@ -315,15 +315,10 @@ def predict_each(
 
 
 @functools.cache
-def _warn_of_batches(size: int, kind: str, reason: str) -> None:
-    """Says once of each reason that batches fail."""
-    logger.warning(
-        "a batch of %d images fails (%s: %s): its images go one at a time, which is slower; a smaller batch "
-        "(--batch-size) may help",
-        size,
-        kind,
-        reason,
-    )
+def _warn_of_batches(reason: str) -> None:
+    """Says once of each reason that a batch failed."""
+    slower = "its images go one at a time, which is slower: a smaller --batch-size may help"
+    logger.warning("a batch fails (%s); %s", reason, slower)
 
 
 def reason_of(error: Exception) -> str:

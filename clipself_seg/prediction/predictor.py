@@ -396,18 +396,6 @@ class ImagePredictor(abc.ABC, Generic[R]):
         return (self.given and self.given.warning) or self.world_check.of_images(images)
 
 
-def require_finite(*outputs: np.ndarray) -> None:
-    """Refuses outputs that are no numbers, as of float16 that overflows.
-
-    Raises:
-        FloatingPointError: one is not finite.
-    """
-    if not all(np.isfinite(output).all() for output in outputs):
-        raise FloatingPointError(
-            "the outputs are not finite: the weights or the precision (TEST.PRECISION) are at fault"
-        )
-
-
 def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
     """The pixels of an image that is given, or read from its file or address.
 

@@ -24,19 +24,14 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
-from clipself_seg.prediction.predictor import (
-    GivenImage,
-    GivenImages,
-    GivenWords,
-    ImagePredictor,
-    require_finite,
-)
+from clipself_seg.prediction.predictor import GivenImage, GivenImages, GivenWords, ImagePredictor
 from clipself_seg.prediction.results import (
     Detections,
     PanopticSegmentation,
     Segmentation,
     colours_of,
     label_type,
+    require_finite,
 )
 
 logger = logging.getLogger(__name__)

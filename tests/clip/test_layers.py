@@ -257,7 +257,6 @@ def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkey
 @with_setting
 def test_threads_that_ask_first_at_once_leave_the_setting_as_it_was(monkeypatch):
     monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
-    monkeypatch.setattr(module, "_setting", lambda: slow)
 
     class Slow:
         @property
@@ -270,7 +269,8 @@ def test_threads_that_ask_first_at_once_leave_the_setting_as_it_was(monkeypatch)
             setting().fp32_precision = value
             time.sleep(0.001)
 
-    slow, before = Slow(), setting().fp32_precision
+    before = setting().fp32_precision
+    monkeypatch.setattr(module._PRODUCTS, "_owner", Slow())
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: module.onednn_is_exact.__wrapped__(), range(16)))
     assert setting().fp32_precision == before

@@ -72,7 +72,7 @@ def outputs(row: Row, model: CLIP | OtherMasks, path: Path) -> Tensor:
 def compare(row: Row, quantity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers of a quantity beside the published ones of a row, and whether each agrees, of one shape.
 
-    What the quantity lacks is not a number, which agrees with none.
+    Numbers that the quantity lacks are NaN here, and differ.
     """
     published = torch.tensor(row.expected, dtype=torch.float64)
     here = torch.full_like(published, torch.nan)
@@ -96,6 +96,7 @@ def _clip(row: Row, clip: CLIP, path: Path) -> Tensor:
         # (L, D) behind the last block, or those of the patches behind the norm
         own: Tensor = tower.final_norm(tokens_BLD)[:, tower.prefix :]
         return own[0] if row.quantity == "patch tokens" else tokens_BLD[0]
+    assert row.quantity in ("logits", "probabilities"), row.quantity
     cosines_K = clip.encode_text(row.texts) @ clip.encode_image(pixels)[0]
     logits_K = clip.logit_scale.exp() * cosines_K + (clip.logit_bias or 0)
     return logits_K.softmax(0) if row.quantity == "probabilities" else logits_K

@@ -357,6 +357,6 @@ def _say_kinds(words: Vocabulary) -> None:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         kinds.append((", ".join(names[:SHOWN]) or "none") + more)
     sys.stderr.write(
-        f"taken for things: {kinds[0]}; for stuff: {kinds[1]}. "
-        '--stuff "NAME, NAME" says which are stuff, --stuff "" that none are\n'
+        f"things, each object a segment of its own: {kinds[0]}; stuff, one segment each: {kinds[1]}. "
+        'Change it by --stuff "NAME, NAME", or --stuff "" for none\n'
     )

@@ -65,8 +65,8 @@ RECIPE = "distill/coco_patches"
 MINI_RECIPE = "mini/patches"
 # Part of a CLIP's name -> tower whose configuration its family needs beside the name.
 FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
-# Of a CLIP's name -> what it needs beside `WITHOUT_TRAINING`: of a stride of 32 pixels the 336 of the windows are no
-# multiple, and convolutional towers have no values of an attention.
+# Pattern of a CLIP's name -> key and value that it needs beside `WITHOUT_TRAINING`: windows of 336 pixels are no
+# multiple of a stride of 32, and convolutional towers have no attention whose values would be dense features.
 NEEDED = {
     r"-32(-|$)|^RN\d|^convnext": ("MODEL.ZERO_SHOT.WINDOW", "352"),
     r"^RN\d|^convnext": ("MODEL.CLIP.DENSE", "token"),
@@ -289,8 +289,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
 
 
 def _configured(config_file: str, weights: str | None) -> ModelChoice:
-    """The choice of a configuration, by the class that it names; of a distillation's or a region reader's, their CLIP
-    alone.
+    """The choice of a configuration, by the class that it names; one of a distillation or region reader is its CLIP.
 
     Raises:
         InputError: no such class is registered, or it predicts nothing.

@@ -233,7 +233,7 @@ def _downloaded(name: HubName, file: str, how: Mapping[str, Any]) -> Path | None
 
 
 def _check_digest(path: Path, name: HubName) -> None:
-    """Refuses, and removes, a file of another sha256 than the hub lists, by which its cache names large files.
+    """Removes and refuses a file whose sha256 differs from the hub's, which is the name of large files in its cache.
 
     huggingface_hub compares the size alone.
     """

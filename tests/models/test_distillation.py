@@ -264,15 +264,6 @@ def test_each_term_is_its_formula_on_cells_that_are_no_padding_times_its_weight(
     torch.testing.assert_close(losses[OBJECTIVES[name].loss], 0.5 * expected(name, model, samples))
 
 
-def test_crops_alone_are_clipself_bit_for_bit():
-    samples = weighted_samples(3)
-    losses = [
-        tiny_clipself(target=one)(samples) for one in (None, WeightedObjectives({"CROPS": 1}))
-    ]
-    assert losses[0].keys() == losses[1].keys()
-    assert torch.equal(losses[0]["loss_clipself"], losses[1]["loss_clipself"])
-
-
 def test_keys_take_part_in_the_context_by_the_mean_of_both_similarities():
     model, samples = weighted("qk", CROPS=1.0, CONTEXT=1.0), weighted_samples()
     images = images_of(model, samples)

@@ -1,9 +1,9 @@
 """CAT-Seg's aggregator: a cost volume, refined over space and over classes, decoded to logits; and what these become.
 
 (CAT-Seg, arXiv 2303.11797, section 3.) Classes are the batch, of one image or view at a time. On the CPU classes
-pass in groups that are small enough for its cache; without gradients the memory for what is made of them does not
-grow with their number then. On a GPU they pass together, without gradients as many as memory allows, and those of
-several images too. Logits become probabilities of an image, some classes at a time, or a loss (at the end).
+pass in groups that are small enough for its cache, so that the memory of inference does not grow with their number.
+A GPU takes all classes together; in inference as many classes and images as its memory allows. Logits become
+probabilities of an image, some classes at a time, or a loss (at the end).
 
 Shapes: V views, B images, T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K or k classes
     kept, s x s logits of a view, H x W pixels.

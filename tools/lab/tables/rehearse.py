@@ -67,7 +67,7 @@ def _short(spec: RunSpec, gpus: int) -> RunSpec:
 
 def _missing(run: Run) -> list[str]:
     """What a run and those that it needs lack; a part of a data set is enough."""
-    missing = []
+    missing = list[str]()
     for one in run.with_needs():
         missing += filter(None, (missing_data(name, whole=False) for name in one.settings["data"]))
         published = one.settings["weights"].get(PUBLISHED, "")

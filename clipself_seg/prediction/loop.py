@@ -187,7 +187,7 @@ class _Loop(Generic[R]):
         workers = 2 * min(
             self.batch_size, os.cpu_count() or 1
         )  # for a batch to read and one to write
-        bar = tqdm(desc="images", unit="image", total=len(self.images))
+        bar = tqdm(desc="images", unit="image", total=len(self.images), disable=not self.images)
         bar.update(len(self.images) - sum(map(len, waiting)))
         try:
             # Warnings stand above the bar.

@@ -45,6 +45,7 @@ from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError, MissingFiles, known, nearest
 from clipself_seg.imports import OR_IMPORT
+from clipself_seg.memory import no_collection
 
 logger = logging.getLogger(__name__)
 
@@ -545,6 +546,7 @@ def _named_after(folders: Sequence[str], name: str) -> Vocabulary:
     return Vocabulary.of(classes, name=name, origin=origin, repeats=True)
 
 
+@no_collection()
 def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
     """Records of a data set in Detectron2's standard, for its tools and the mappers of others.
 

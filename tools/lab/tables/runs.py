@@ -283,7 +283,7 @@ def resolve(specs: Mapping[str, RunSpec], name: str, seed: int) -> Run:
                 options[key] = source
                 missing += missing_weights(source)
     moved = not spec.evaluate or any(run.seed is not None for run in needs.values())
-    moved |= bool(int(options.get("TEST.EXAMPLES.NUMBER", 0)))  # which are drawn
+    moved |= options.get("TEST.EXAMPLES.NUMBER", "0") != "0"  # which are drawn
     return make_run(
         spec.config,
         options,

@@ -25,7 +25,6 @@ from clipself_seg.heads.fusion import (
 )
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
-    may_be_drawn,
     merge_instances,
     merge_panoptic,
     merge_semantic,
@@ -82,8 +81,8 @@ class MergeSettings:
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
-# Numbers of resized masks from which on those of queries that cannot take part are left out. Small images have the bits
-# of all masks at once, which torch's resizing does not give of any few.
+# Numbers of resized masks from which on they are never in memory together, where nothing but segments is asked for.
+# Small images have the bits of all masks at once, which torch's resizing does not give of any few.
 MANY_NUMBERS = 2**26
 
 
@@ -213,18 +212,14 @@ def make_outputs(
         for name, (_, own) in probs.items():
             outputs[name]["mask_scores"], outputs[name]["mask_classes"] = own[:, :-1].max(dim=1)
     sizes = (source.canvas, source.image_size, size)
-    mask_logits, chosen = source.mask_logits, None
+    mask_logits = source.mask_logits
+    thresholds = (settings.object_threshold, settings.overlap_threshold)
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
     if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
-        # Few queries take part: only their masks are made as large as the image.
-        own_drawn = [may_be_drawn(own, settings.object_threshold) for _, own in probs.values()]
-        drawn = torch.stack(own_drawn).any(dim=0)
-        chosen = drawn.nonzero()[:, 0]
-        # Three maps are resized by another kernel of torch, with other last bits.
-        if len(chosen) == 3:
-            chosen = torch.cat([chosen, (~drawn).nonzero()[:1, 0]])
-        mask_logits = mask_logits[chosen]
-        probs = {name: (fusion, own[chosen]) for name, (fusion, own) in probs.items()}
+        for name, (_, own) in probs.items():
+            merged = merge_panoptic(own, mask_logits, things, *thresholds, sizes)
+            outputs[name]["panoptic_seg"] = merged
+        return outputs
     masks = None
     for name, (fusion, own) in probs.items():
         made = outputs[name]
@@ -234,11 +229,7 @@ def make_outputs(
         if masks is None:
             masks = resize_masks(mask_logits, *sizes)
         if "panoptic" in fusion.tasks:
-            thresholds = (settings.object_threshold, settings.overlap_threshold)
             made["panoptic_seg"] = merge_panoptic(own, masks, things, *thresholds)
-            if chosen is not None:
-                for segment in made["panoptic_seg"][1]:
-                    segment["queries"] = chosen[segment["queries"]].tolist()
         if "instances" in fusion.tasks:
             made["instances"] = merge_instances(own, masks, things, settings.top_k)
         if "semantic" in fusion.tasks and labels:

@@ -221,7 +221,7 @@ SCRIPTS = {
     "mini": mini.COMMANDS,
     "precompute": precompute.COMMANDS,
     "prepare": {
-        name: prepare._command(name) for texts in prepare.CONTENTS.values() for name in texts
+        name: prepare.prepared(name) for texts in prepare.CONTENTS.values() for name in texts
     },
     "quickstart": quickstart.quickstart,
     "repeat_seeds": repeat_seeds.repeat_seeds,

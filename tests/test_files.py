@@ -21,6 +21,7 @@ from clipself_seg.files import (
     alone_in,
     atomic_folder,
     atomic_path,
+    folder_beside,
     read_json,
     remove_leftovers,
     require_regular_file,
@@ -188,6 +189,16 @@ def test_a_killed_write_of_a_folder_is_cleared_by_the_next_one_and_a_live_one_is
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_beside_a_file_goes_with_what_a_killed_call_left(tmp_path):
+    code = "import os, sys; from clipself_seg.files import *\nwith folder_beside(Path(sys.argv[1])) as made:\n"
+    run_python(f"{code} (made / 'x').touch(); os._exit(9)", tmp_path / "a.onnx")
+    assert len([*tmp_path.glob(".a.onnx.*.part")]) == 1
+    with folder_beside(tmp_path / "a.onnx") as made:
+        (made / "a.onnx").touch()
+        os.replace(made / "a.onnx", tmp_path / "a.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
 def test_a_folder_takes_the_place_of_no_file(tmp_path):
     (tmp_path / "a").write_text("mine")
     with pytest.raises(OSError, match="no folder that could be replaced"):
@@ -216,6 +227,15 @@ def test_json_comes_back_and_what_is_none_or_too_large_is_refused(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(InputError, match="a.json has 99999 bytes, and 9999 at most are read"):
         read_json(tmp_path / "a.json", most_bytes=9999)
+
+
+@pytest.mark.parametrize("content", ['{"a": ["\\ud800"]}', '{"\\uDFFF": 1}'])
+def test_half_a_letter_is_refused_and_a_whole_one_is_read(tmp_path, content):
+    write_json(tmp_path / "a.json", "\N{GRINNING FACE}")
+    assert read_json(tmp_path / "a.json") == "\N{GRINNING FACE}"
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match="a.json has half of a letter"):
+        read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("enabled", [True, False])

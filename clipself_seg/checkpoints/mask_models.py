@@ -125,10 +125,11 @@ def mask_model_folder(given: str) -> Path:
     page = f"{HUGGING_FACE}/{name.repository}"
     if folder := present_folder(name, NEEDED):
         return folder
-    sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
-    if "gated" in model.licence:  # the hub asks who takes it
+    licence = model.licence.removesuffix(", gated")
+    sys.stderr.write(f"masks of {name.repository}; its licence: {licence}\n")
+    if licence != model.licence:  # the hub asks who takes it
         raise InputError(
-            f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, then "
+            f"{name.repository} is gated ({licence}) and not on this machine: accept its licence at {page}, then "
             f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
             f"these files into {name.folder}"
         )

@@ -4,9 +4,9 @@ torch computes float32 matrix products with MKL, which is limited to AVX2 on pro
 Intel's, and convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1
 convolution of an image of one column, without a change of layout: the same sums, up to twice as fast
 where MKL is held back. With one thread torch gives a 1 x 1 convolution to MKL all the same, but not a dilated one:
-a dilation along the one column changes nothing else, and the bits are those of several threads. Elsewhere nothing is
-gained, and on processors without AVX-512 some numbers of rows take three times as long, so that torch's own is taken
-there. What decides is the processor, not a stopwatch: the same machine always gives the same bits.
+a dilation along the one column changes nothing else, and the bits are those of several threads. Other processors use
+torch's own product: there is no gain, and without AVX-512 some numbers of rows take three times as long. What decides
+is the processor, not a stopwatch: the same machine always gives the same bits.
 
 torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with
 AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32 (`products_by_onednn`).
@@ -36,7 +36,7 @@ from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
 CHOICES = ("auto", "torch", "convolution")
-# With fewer, converting the weight to oneDNN's layout costs more than it saves; MKL with one thread does not wait.
+# With fewer, converting the weight to oneDNN's layout costs more than it saves. With one thread the limit is higher.
 FEWEST_ROWS, FEWEST_ROWS_ALONE = 64, 256
 FEWEST_NUMBERS = 20480  # of the rows; up to these torch gives no convolution to oneDNN
 # Number of weights up to which oneDNN computes their gradient as fast as MKL.

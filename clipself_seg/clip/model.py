@@ -55,8 +55,8 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
 logger = logging.getLogger(__name__)
-# Models, with QuickGELU or without, of whose published weights some were trained with other pixels than OpenAI's ->
-# open_clip's tag of these.
+# Architecture, with QuickGELU or without, that has published weights trained with another mean and standard deviation
+# of pixels than OpenAI's -> open_clip's tag of these weights.
 OTHER_PIXELS = {"ViT-L-14": "laion2b_s32b_b82k", "ViT-H-14": "dfn5b", "ViT-H-14-378": "dfn5b"}
 
 
@@ -223,8 +223,8 @@ def load_clip(
         weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
             address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights; or None for random weights
             from torch's current seed. Left out, those that `name` names.
-        dense: the kind of dense features; None for that which the weights were distilled for, and token for a CLIP that
-            was not distilled.
+        dense: the kind of dense features; None for the kind that the weights were distilled for, or "token" for a
+            CLIP that was not distilled.
         override: read weights that were distilled for another dense feature all the same.
 
     Raises:

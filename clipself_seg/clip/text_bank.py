@@ -55,8 +55,8 @@ def default_cache_dir() -> Path:
 class Texts:
     """Embeddings of classes by a backbone, kept in memory by what was asked for and the state of the weights.
 
-    Weights that change never meet a stale embedding; writes that torch does not count need `invalidate`. Of `KEPT`
-    tensors that which was not asked for the longest time goes first.
+    The state of the weights is a part of the key, so that embeddings are never stale; writes that torch does not count
+    need `invalidate`. `KEPT` tensors are kept, and the least recently used one is dropped.
 
     Attributes:
         clip: the backbone that is asked.
@@ -83,7 +83,7 @@ class Texts:
     def keep(
         self, asked: Hashable, compute: Callable[[], Tensor], module: nn.Module | None = None
     ) -> Tensor:
-        """The tensor for what is asked, computed if need be; one that comes twice is the same.
+        """A copy of the tensor that is kept for what is asked; computes it if it is missing.
 
         Args:
             asked: beside the state of the weights and the templates.
@@ -98,7 +98,7 @@ class Texts:
         self._memory[key] = text
         for oldest in list(self._memory)[:-KEPT]:
             self._memory.pop(oldest, None)
-        return text
+        return text.clone()  # what a caller does to it stays with the caller
 
     def with_examples(
         self,
@@ -206,8 +206,7 @@ class TextBank(Texts):
                         _to_disk(path, stored)
                 return stored.to(device)
 
-        # A copy: what a caller does to it stays with the caller.
-        return self.keep((names, raw), read).clone()
+        return self.keep((names, raw), read)
 
     def _compute(self, classes: Names) -> Tensor:
         check_lengths(self.clip, classes, self.templates)

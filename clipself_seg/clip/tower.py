@@ -56,7 +56,7 @@ def sum_of_values(
         gate: weight and bias of the gate; () for none.
         run: calls the method of a block, see `Run`.
     """
-    # In the precision of the tokens: autocast's products have less of it, and a sum loses more.
+    # Summed in the dtype of the tokens: autocast would round each term.
     first, *others = (
         run(block.values, tokens_BND, *gate).to(tokens_BND.dtype)
         for block, tokens_BND in zip(blocks, inputs_BND, strict=True)
@@ -245,8 +245,8 @@ class ImageTower(nn.Module, abc.ABC):
     def pool_cells(self, map_1Chw: Tensor, cells_Qhw: Tensor) -> Tensor:
         """Embeddings (Q, E), not normalised, of sets of cells of `pooled_map`.
 
-        Those of a ViT, whose class token has read all cells before, are means of dense features of unit length, as
-        `CLIP.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
+        A ViT takes the mean of dense features of unit length, as `CLIP.encode_masks` does. A tower of convolutions
+        applies its own pooling to these cells alone.
 
         Args:
             map_1Chw: the feature `pooled_map` of one image.
@@ -298,8 +298,8 @@ class TransformerTower(ImageTower):
     Attributes:
         width: width D of the residual stream.
         prefix: number of tokens before those of the patches; the first is the class token.
-        pooled: True if all blocks attend, the last one too, and dense features are the value path of a pool behind them
-            (`pooled.PooledTower`).
+        pooled: True if an attention pool follows the last block, which attends then; dense features are the value path
+            of the pool (`pooled.PooledTower`).
         dense_gate: gate of the heads' values, or None.
     """
 
@@ -380,8 +380,8 @@ class TransformerTower(ImageTower):
         """Feature maps by name from one pass, which ends after the last block that they need.
 
         ``block{i}`` is the residual stream after block i, (B, D, h, w), without class token and final
-        norm. The last block runs without attention (`value_path`) for ``block{last}``, but in front of a pool;
-        ``dense`` is what `configure` chose, at first that same value path.
+        norm. ``block{last}`` skips the attention of the last block (`value_path`) unless a pool follows it.
+        ``dense`` is set by `configure`, and the same value path by default.
 
         Args:
             images: (B, 3, H, W), normalised.

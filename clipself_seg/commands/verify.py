@@ -72,7 +72,7 @@ def outputs(row: Row, model: CLIP | OtherMasks, path: Path) -> Tensor:
 def compare(row: Row, quantity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers of a quantity beside the published ones of a row, and whether each agrees, of one shape.
 
-    What the quantity lacks is not a number, which agrees with none.
+    Numbers that the quantity lacks are NaN here, and differ.
     """
     published = torch.tensor(row.expected, dtype=torch.float64)
     here = torch.full_like(published, torch.nan)
@@ -96,6 +96,7 @@ def _clip(row: Row, clip: CLIP, path: Path) -> Tensor:
         # (L, D) behind the last block, or those of the patches behind the norm
         own: Tensor = tower.final_norm(tokens_BLD)[:, tower.prefix :]
         return own[0] if row.quantity == "patch tokens" else tokens_BLD[0]
+    assert row.quantity in ("logits", "probabilities"), row.quantity
     cosines_K = clip.encode_text(row.texts) @ clip.encode_image(pixels)[0]
     logits_K = clip.logit_scale.exp() * cosines_K + (clip.logit_bias or 0)
     return logits_K.softmax(0) if row.quantity == "probabilities" else logits_K
@@ -152,9 +153,12 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
         names = list(filter(_is_here, of))
     names = [name.removeprefix(locate.HUB) for name in names]
     if not names or {*names} - {*of}:
-        raise InputError(
-            f"nothing to verify of {', '.join(names) or 'no name'}: published outputs are known of {', '.join(of)}"
+        what = (
+            f"no published outputs are known of {', '.join(names)}"
+            if names
+            else "nothing to verify"
         )
+        raise InputError(f"{what}: name or fetch weights that have some: {', '.join(of)}")
     # Before weights: an image that is missing is said in a moment.
     used = {row.image for name in names for row in of[name] if row.image}
     paths = {image: _image_file(images[image], folder) for image in sorted(used)}

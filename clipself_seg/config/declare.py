@@ -79,7 +79,7 @@ def each(check: Check, count: int | None = None, *, whole: bool = False) -> Chec
         numbers = all(isinstance(v, types) and not isinstance(v, bool) for v in values)
         return count in (None, len(values)) and numbers and all(map(check.holds, values))
 
-    several = {None: "", 2: "two ", 4: "four "}[count]
+    several = {None: "", 2: "two ", 4: "four "}.get(count, f"{count} ")
     return Check(f"{several}{'whole ' if whole else ''}numbers, each {check.wanted}", holds)
 
 
@@ -103,11 +103,11 @@ class Key:
         choices: words that it may be; of a list, words of which it has one at least.
         extensible: modules of --import may add choices.
         of: names of the models that read it.
-        when: another key, and the only value of it with which a model that has that key reads this one.
+        when: (key, value): models that have that key read this one only if it has that value.
         free: a resumed run may change it, since it does not decide what is learnt.
-        folder: values that a configuration in a folder from anybody may give: the least and the largest number, so that
-            none costs much more time or memory than the weights show; or the one file beside it that the key may name;
-            None if it may give none.
+        folder: what the configuration in a stranger's folder may set: the least and the largest number, so that none
+            costs much more time or memory than the weights show; the one file of the folder that the key may name; or
+            None, nothing.
         weights: names a file of weights.
         clip_backbone: `CLIPBackbone` reads it, and a backbone of somebody else's does only if it says so.
         instead: the behaviour in place of a key of Detectron2 that nothing reads, in words.
@@ -222,7 +222,7 @@ def is_read(name: str, model: str) -> bool:
 
 
 def why_unread(name: str, values: Mapping[str, object], model: str | None) -> str | None:
-    """The reason why a key has no effect, for a message; None if it is read, or nobody knows.
+    """The reason why a key has no effect, for a message; None if the key is used, or if that cannot be told.
 
     Args:
         name: full name.

@@ -46,11 +46,11 @@ class Relation(NamedTuple):
 
 
 def of_crops(key: str) -> Relation:
-    """The relation that the weight of an objective is its default, or the target is crops, which it belongs to."""
+    """The relation that the weight of an objective differs from its default only where TARGET is crops."""
     default = KEYS[key].default
     return Relation(
         (key, TARGET),
-        f"{default} but for the target crops",
+        f"{default} unless TARGET is crops",
         lambda weight, target: weight == default or target == "crops",
     )
 
@@ -68,7 +68,7 @@ def of_generators_clip(name: str) -> Relation:
     """The relation that a CLIP branch which reads the generator's features has no CLIP of its own."""
     return Relation(
         (f"MODEL.CLIP_BRANCH.{name}", BRANCH_KIND, f"MODEL.CLIP.{name}"),
-        f"empty, as MODEL.CLIP.{name} names what KIND backbone reads, or KIND another",
+        f"empty or equal to MODEL.CLIP.{name} where KIND is backbone",
         lambda value, kind, own: kind != "backbone" or value in ("", own),
     )
 
@@ -100,12 +100,12 @@ RELATIONS: list[Relation] = [
     ),
     Relation(
         (WEIGHTS,),
-        "greater than 0 for another one beside CONTEXT, such as CROPS: queries alone train, of which nothing is read",
+        "greater than 0 for one beside CONTEXT, such as CROPS: CONTEXT alone trains queries that no output uses",
         lambda weights: {name for name, weight in weights.items() if weight} != {"CONTEXT"},
     ),
     Relation(
         (TEACHER, *CORRELATED),
-        "none, or one of CONTEXT, COHERENCE and SPATIAL greater than 0, for nothing else asks for it",
+        "none unless CONTEXT, COHERENCE or SPATIAL is greater than 0: only these use a teacher",
         lambda teacher, *weights: teacher == "none" or any(weights),
     ),
     Relation(
@@ -136,7 +136,7 @@ RELATIONS: list[Relation] = [
     ),
     Relation(
         ("TEST.AUG.ENABLED", "TEST.AUG.FLIP"),
-        "False without FLIP, for nothing else is averaged",
+        "False unless TEST.AUG.FLIP is True, the only augmentation that is averaged",
         lambda enabled, flip: flip or not enabled,
     ),
     Relation(
@@ -147,7 +147,7 @@ RELATIONS: list[Relation] = [
     ),
     Relation(
         ("TEST.LABEL_FILES", "DATASETS.TEST"),
-        'a file for each of DATASETS.TEST, or "" for its own names, or () for all',
+        'a file for each of DATASETS.TEST ("" keeps its own names), or () to keep the names of all',
         lambda files, datasets: len(files) in (0, len(datasets)),
         EVALUATION,
     ),
@@ -192,7 +192,7 @@ RELATIONS: list[Relation] = [
     ),
     Relation(
         ("TEST.BACKGROUND.THRESHOLD", "TEST.BACKGROUND.WORDS"),
-        "greater than 0 where no name of the background competes, or nothing is background",
+        "greater than 0 unless WORDS is True: else no pixel can become background",
         lambda threshold, words: words or threshold > 0,
     ),
     Relation(
@@ -209,7 +209,7 @@ RELATIONS: list[Relation] = [
     Relation(("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"), "at most MAX_SCALE", operator.le),
     Relation(
         (SOURCE, KIND),
-        "blocks for the kind plain, and for that alone, or masks",
+        "blocks where KIND is plain, another where it is not; masks goes with any KIND",
         lambda source, kind: source == "masks" or (source == "blocks") == (kind == "plain"),
     ),
     Relation(

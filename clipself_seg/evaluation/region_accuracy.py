@@ -461,7 +461,7 @@ def neighbour_purity(tokens_NE: Tensor, classes_N: Tensor) -> Grouping:
     """Mean over classes of the fraction of a token's nearest tokens that are of its class.
 
     A token of a class with m others in the image is asked for its m nearest ones by cosine, so that 1 is a perfect
-    grouping whatever the sizes. Classes of a single token are not asked, but are there to be mistaken for.
+    grouping whatever the sizes. Classes of a single token have no purity, but count as wrong neighbours.
 
     Args:
         tokens_NE: dense features of one image, of any length.

@@ -64,6 +64,11 @@ def _all_reduce(own: Tensor) -> Tensor:
     return total
 
 
+def mean_over_processes(own: Tensor) -> Tensor:
+    """A number's mean over all processes, the divisor by which the mean of their losses is the whole batch's."""
+    return _all_reduce(own) / dist.get_world_size() if several_processes() else own
+
+
 def several_processes() -> bool:
     """True if several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

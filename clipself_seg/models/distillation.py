@@ -200,8 +200,9 @@ def count_over_processes(
 def valid_cells(step: Step) -> Tensor | None:
     """Cells (B, N) bool of the student's grid into which "whole" (1, 4), the box of the image, reaches.
 
-    The box is XYXY in [0, 1] of the padded square and begins at its top left corner. A cell counts that it reaches into
-    by more than rounding, and always the first one. None if the samples have no "whole".
+    The box is XYXY in [0, 1] of the padded square and begins at its top left corner. A cell counts if
+    the box overlaps it by more than rounding error; the first row and column always count. None if the samples have no
+    "whole".
     """
     if "whole" not in step.samples[0]:
         return None
@@ -449,7 +450,7 @@ class RegionText:
         if self.loss == "softmax":
             each_R = noun_cross_entropy(self._logits(step, step.student_RE), on_device_R)
         else:
-            # Before the student is asked, which a GPU would have to be done with.
+            # Copied before the forward pass of the student, which the copy would wait for on a GPU.
             nouns_F = self._compared(labels_R, step).to(step.device, non_blocking=QUEUES)
             each_R = federated_bce(self._logits(step, step.student_RE), on_device_R, nouns_F)
         return {"loss_texts": step.region_mean(each_R)}

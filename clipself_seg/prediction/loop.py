@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipself_seg.data.images import read_image
-from clipself_seg.errors import InputError, in_short
+from clipself_seg.errors import InputError, in_short, out_of_memory
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.prediction.files import ImageFile, InputFiles
 from clipself_seg.prediction.journal import Entry, InputState, Journal, Json, Written, input_state
@@ -187,7 +187,7 @@ class _Loop(Generic[R]):
         workers = 2 * min(
             self.batch_size, os.cpu_count() or 1
         )  # for a batch to read and one to write
-        bar = tqdm(desc="images", unit="image", total=len(self.images))
+        bar = tqdm(desc="images", unit="image", total=len(self.images), disable=not self.images)
         bar.update(len(self.images) - sum(map(len, waiting)))
         try:
             # Warnings stand above the bar.
@@ -326,7 +326,9 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     logger.debug("an image cannot be processed", exc_info=error)
-    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
+    return (
+        out_of_memory(error) or f"cannot be processed ({type(error).__name__}: {in_short(error)})"
+    )
 
 
 def complain(path: str, reason: str) -> None:

@@ -82,7 +82,7 @@ class Look(NamedTuple):
     Attributes:
         presence: name of each word -> its score; None: nobody asked.
         absent: the words that are not there.
-        nothing: true if they are to be dropped, and no word is left; the model is asked for all of them then.
+        nothing: True if all words are dropped; the model still runs with all of them, and the result is emptied.
     """
 
     presence: Mapping[str, float] | None = None

@@ -59,7 +59,7 @@ BRANCH_CLIP = FILE_KEYS["MODEL.CLIP_BRANCH.WEIGHTS"]
 VOCABULARY = "vocabulary.json"
 TRAINED = FILE_KEYS["TEST.TRAIN_VOCABULARY"]
 CARD = "README.md"
-# What a folder has; the first has to be there, and `MODEL` but of a model that has no weights but its CLIP's.
+# Files of a folder. The first is required, and `MODEL` too unless the weights of CLIP are the only ones.
 FILES = (CONFIG, MODEL, CLIP, BRANCH_CLIP, VOCABULARY, TRAINED, CARD)
 # What decides a prediction: the rest is training's, the machine's, or a file of its own.
 SECTIONS = ("MODEL.", "INPUT.", "TEST.")
@@ -81,8 +81,8 @@ def save(
         predictor: to save.
         folder: folder that is new or empty.
         overwrite: replace a folder that an earlier call wrote.
-        license: licence of the weights for the model card, such as "apache-2.0"; None for that of the weights
-            that these were made of, where it is known and one, else "other".
+        license: licence of the weights for the model card, such as "apache-2.0"; None for the
+            one that all weights that these were made of share, otherwise "other".
 
     Raises:
         InputError: the folder has files, the predictor was made of parts, or its weights are not for

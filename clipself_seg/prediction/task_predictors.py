@@ -142,7 +142,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         """
         if self.absent and self.absent.what == "drop" and given.background is None:
             raise InputError(
-                "absent words are dropped, and pixels of none are the background's: name one, as in background"
+                'absent words are dropped, and their pixels need a class: name the background, as in background="wall"'
             )
         output = "scores" if scores else "labels"
         outputs: Sequence[Mapping[str, Any]]

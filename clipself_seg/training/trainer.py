@@ -183,8 +183,8 @@ class Trainer(TrainerBase):
     def _step(self, forward: nn.Module, storage: EventStorage, samples: list[Sample]) -> None:
         """Forward, backward, and the optimiser's step, which the device leaves out if a number is not finite.
 
-        What `_settle` has to say about it is known when the device is done; nothing here waits for that, but with
-        loss scaling, whose factor has to stay as it was too.
+        `_settle` reads the numbers later, so that nothing here waits for the device. With loss scaling it is called at
+        once, because the factor must not change for a step that is left out.
         """
         iteration, settings = storage.iter, self.settings
         # Random numbers drawn inside a model follow from seed, step and process: nothing to save.
@@ -335,7 +335,7 @@ class Trainer(TrainerBase):
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
             return self._module
         # Without device_ids, by which it would move whole samples to the GPU, tensor by tensor, and wait for each.
-        # As views of what is sent, gradients are there once and not twice.
+        # Gradients as views of the buckets that are sent: no second copy of them.
         wrapper = DistributedDataParallel(self._module, gradient_as_bucket_view=True)
         # Without batch norms that train, no buffer changes, and none has to be sent with every forward.
         changing = len(trained_tensors(self._module)) > len(trained_parameters(self._module))

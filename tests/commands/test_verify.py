@@ -11,8 +11,8 @@ from PIL import Image
 from clipself_seg.checkpoints.download import file_sha256
 from clipself_seg.checkpoints.mask_models import MASK_MODELS
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip import CLIP, kinds, load_clip
-from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip import CLIP, find_kind, load_clip
+from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.commands import verify
 from clipself_seg.commands.verify import Row, compare, outputs, read_table
 from clipself_seg.commands.weights import main
@@ -63,7 +63,7 @@ def case(request, tmp_path, image, monkeypatch):
         vision = TIPS["vision_cfg"] | {"layers": 3, "hidden": 128}
         text = TIPS["text_cfg"] | {"context_length": 16, "vocab_size": 50, "hidden": 128}
         sizes = TIPS | {"vision_cfg": vision, "text_cfg": text}
-        monkeypatch.setitem(kinds._configs(), "small-TIPS", sizes)
+        monkeypatch.setitem(find_kind._configs(), "small-TIPS", sizes)
         build, of, name, sizes = MODELS[request.param]
         model, processor = build(of), getattr(transformers, name)(**sizes)
         model.save_pretrained(tmp_path / "model")
@@ -232,7 +232,7 @@ def test_what_has_no_published_outputs_is_told_what_has(words, capsys, tmp_path,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert main(["verify", *words]) == 2
     said = capsys.readouterr().err
-    assert "published outputs are known of openai-vitb16, openai-vitb32" in said
+    assert "weights that have some: openai-vitb16, openai-vitb32" in said
     assert ("catseg-base" in said) == ("catseg-base" in words)
 
 

@@ -74,10 +74,3 @@ def test_a_run_ends_where_either_label_changes(one, other, starts, lengths):
     found = equal_runs(np.array(one, np.uint8), np.array(other, np.int64))
     assert [part.tolist() for part in found] == [starts, lengths]
     assert all(part.dtype == np.int64 for part in found)
-
-
-def test_lengths_are_those_of_a_loop():
-    one, other = np.random.default_rng(0).integers(0, 2, (2, 50))
-    starts, lengths = equal_runs(one, other)
-    pairs = [(a, b) for a, b, n in zip(one[starts], other[starts], lengths) for _ in range(n)]
-    assert pairs == list(zip(one, other))

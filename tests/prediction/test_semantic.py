@@ -18,34 +18,15 @@ from clipself_seg.prediction.task_predictors import SemanticPredictor
 from tests.conftest import ROOT
 from tests.tiny import noise, save_noise
 
-SMALL = {
-    "MODEL.META_ARCHITECTURE": "CATSeg",
-    "MODEL.CLIP.NAME": "ViT-Mini-8",
-    "MODEL.CLIP.WEIGHTS": "",
-    "MODEL.CAT_SEG.GUIDANCE_BLOCKS": (0, 2),
-    "MODEL.CAT_SEG.PAD_LEN": 0,
-    "MODEL.SEM_SEG_HEAD.HIDDEN_DIMS": 16,
-    "MODEL.SEM_SEG_HEAD.NUM_HEADS": 2,
-    "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION": [8, 8],
-    "MODEL.SEM_SEG_HEAD.WINDOW_SIZES": 4,
-    "MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM": 128,
-    "MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_PROJ_DIM": 16,
-    "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_DIM": 128,
-    "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_PROJ_DIM": 16,
-    "MODEL.SEM_SEG_HEAD.DECODER_DIMS": [16, 16],
-    "MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS": [16, 16],
-    "MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_PROJ_DIMS": [8, 8],
-    "INPUT.FORMAT": "RGB",
-    "INPUT.MIN_SIZE_TEST": 64,
-    "MODEL.DEVICE": "cpu",
-}
-OPTS = [part for pair in SMALL.items() for part in pair]
+CONFIG = "mini/semseg_original"
+OPTS = ["MODEL.CLIP.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION", [8, 8]]
+OPTS += ["MODEL.SEM_SEG_HEAD.WINDOW_SIZES", 4, "INPUT.MIN_SIZE_TEST", 64, "MODEL.DEVICE", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def real():
     """A small CATSeg with random weights."""
-    return SemanticPredictor(prediction_config(ModelChoice("semantic", "", "random"), OPTS))
+    return SemanticPredictor(prediction_config(ModelChoice("semantic", CONFIG, "random"), OPTS))
 
 
 class Fixed(nn.Module):
@@ -127,7 +108,7 @@ def test_synonyms_of_own_words_count_and_a_data_set_is_read_as_configured(real):
 def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     pixels, path = noise(50, 90), save_noise(tmp_path / "photo.png", 50, 90)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
-    sample = SemSegTestMapper(load_config("", OPTS))(record)
+    sample = SemSegTestMapper(load_config(CONFIG, OPTS))(record)
     made = real.mapper.resized(pixels)
     assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
     real.set_vocabulary("dog, grass, sky")

@@ -1,9 +1,9 @@
 """CAT-Seg's aggregator: a cost volume, refined over space and over classes, decoded to logits; and what these become.
 
 (CAT-Seg, arXiv 2303.11797, section 3.) Classes are the batch, of one image or view at a time. On the CPU classes
-pass in groups that are small enough for its cache; without gradients the memory for what is made of them does not
-grow with their number then. On a GPU they pass together, without gradients as many as memory allows, and those of
-several images too. Logits become probabilities of an image, some classes at a time, or a loss (at the end).
+pass in groups that are small enough for its cache, so that the memory of inference does not grow with their number.
+A GPU takes all classes together; in inference as many classes and images as its memory allows. Logits become
+probabilities of an image, some classes at a time, or a loss (at the end).
 
 Shapes: V views, B images, T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K or k classes
     kept, s x s logits of a view, H x W pixels.
@@ -27,6 +27,7 @@ from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, SpatialAggregation
+from clipself_seg.heads.maps import mean_over_processes
 from clipself_seg.heads.text_scores import cosine_cost
 from clipself_seg.heads.windows import AT_ONCE, Part, WindowLayout
 from clipself_seg.private_torch import allow_graphs
@@ -522,7 +523,7 @@ def sigmoid_loss(
         labels_BHW: integers in [0, T), or `ignore_label`.
         ignore_label: label of pixels without a class, which are negative examples of all classes, as
             in CAT-Seg.
-        mask_ignored: leave such pixels out of the mean instead.
+        mask_ignored: leave such pixels out of the mean instead, which is over the images of all processes.
     """
     labels = labels_BHW.long()
     valid = labels != ignore_label
@@ -533,4 +534,5 @@ def sigmoid_loss(
     if not mask_ignored:
         return (costs.sum() - own) / logits_BTHW.numel()
     kept = (costs.sum(dim=1) * valid).sum() - own
-    return kept / (valid.sum().clamp(min=1) * logits_BTHW.shape[1])
+    count = mean_over_processes(valid.sum().float())
+    return kept / (count.clamp(min=1) * logits_BTHW.shape[1])

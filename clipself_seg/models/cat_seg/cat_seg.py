@@ -277,7 +277,7 @@ class CATSeg(ModelBase):
         results = list[dict[str, Tensor]]()
         with torch.no_grad():
             alone = any("classes" in sample for sample in samples)
-            # An image has its views' tokens in a block of CLIP, and their logits, in memory.
+            # Memory of an image: the tokens of all its views in a block of CLIP, and their logits.
             views = len(self.layout.corners) + 1 if self.evaluation.sliding else 1
             count, sizes = len(classes.names), self.aggregator.sizes
             kept = min(sizes.pad_len or count, count)

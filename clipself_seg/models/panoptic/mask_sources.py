@@ -82,7 +82,7 @@ class MaskSource(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def of(
+    def masks_of(
         self, samples: Sequence[Sample], classes: Classes, device: torch.device
     ) -> Iterator[tuple[int, Masks]]:
         """Yields for each sample, in any order, its place and the masks of its image.
@@ -121,7 +121,7 @@ class Given(MaskSource):
     def __init__(self, folder: str = "") -> None:
         self.folder = folder
 
-    def of(
+    def masks_of(
         self, samples: Sequence[Sample], classes: Classes, device: torch.device
     ) -> Iterator[tuple[int, Masks]]:
         for place, sample in enumerate(samples):
@@ -156,7 +156,7 @@ class Predicted(Given):
     def parts(self) -> dict[str, nn.Module]:
         return {"mask_model": self.finder}
 
-    def of(
+    def masks_of(
         self, samples: Sequence[Sample], classes: Classes, device: torch.device
     ) -> Iterator[tuple[int, Masks]]:
         for place, sample in enumerate(samples):
@@ -183,8 +183,8 @@ class Generated(MaskSource):
         branch_map: see `MaskSource`.
         precision: dtype of autocast in training, or None.
         test_precision: dtype of autocast in evaluation, or None.
-        untrained: void of a released decoder of fixed classes, as random as all that compares its masks with texts;
-            while the generator has it, it is not evaluated.
+        untrained: random void of a released decoder for fixed classes; a generator that still has it was not trained
+            on texts, and is not evaluated.
     """
 
     generates = True
@@ -219,7 +219,7 @@ class Generated(MaskSource):
             return self.bank.embed_names(tuple((name,) for name in names))
         return self.bank.embed_raw(names)
 
-    def of(
+    def masks_of(
         self, samples: Sequence[Sample], classes: Classes, device: torch.device
     ) -> Iterator[tuple[int, Masks]]:
         # Images of one canvas pass the generator together, as many as memory allows.

@@ -207,7 +207,7 @@ class OpenPanoptic(ModelBase):
                 "width" of the result, by default those of the image; where masks are given "given_masks" (Q, H, W)
                 bool at the size of the result, and "given_scores" (Q,), where they are found
                 "original" (3, H, W) uint8, the image at that size; and "classes" if those alone are to be
-                told apart, at least one index in [0, K): void is then what it is without the others, too.
+                told apart, at least one index in [0, K): void is then computed without the other classes.
             classes: the classes of this call, see `classes_of`; None: those that `set_vocabulary` gave.
             fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
                 makes one with the model's own alpha and beta.
@@ -222,7 +222,7 @@ class OpenPanoptic(ModelBase):
             return self.masks.require_generator().losses(samples, classes, self.device)
         outputs = dict[int, Outputs]()
         with torch.no_grad():
-            for place, masks in self.masks.of(samples, classes, self.device):
+            for place, masks in self.masks.masks_of(samples, classes, self.device):
                 outputs[place] = self.name_masks(samples[place], masks, fusions, classes)
         return [outputs[place] for place in range(len(samples))]
 
@@ -286,8 +286,8 @@ class OpenPanoptic(ModelBase):
     ) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see.
 
-        With `flip` the logits of a mask are the mean of those in the image and, mirrored with it, in its mirrored
-        version; those of one where it can be seen in that alone.
+        With `flip` the logits of a mask are averaged over the image and its mirror image; a mask that is visible in one
+        of them alone has the logits of that one.
 
         Args:
             sample: a sample of evaluation, see `forward`.

@@ -4,9 +4,7 @@ import json
 import logging
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.clip import load_clip
@@ -17,8 +15,6 @@ from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import read_panoptic_ground_truth
-from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
-from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.panoptic.mask_models import load_mask_model
@@ -50,27 +46,9 @@ def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
         assert {fusions["clip"][key] for key in ("PQ", "AP", "mIoU")} == {0}
         for key in ("PQ", "PQ_seen", "PQ_unseen", "AP", "AP-seen", "mIoU"):
             assert 0 < fusions["fused"][key] < 100, key
+        assert not any(key.startswith(("PQ-", "IoU-", "classes-")) for key in fusions["fused"])
         assert (truth["classes"], truth["classes_seen"], truth["classes_unseen"]) == (5, 2, 3)
     json.dumps(results, allow_nan=False)
-
-
-def test_numbers_of_a_fusion_are_those_of_its_evaluator_alone(datasets):
-    results = evaluation(datasets)(Spoiler())["one"]["fused"]
-    model, words = Spoiler().eval(), Vocabulary.load(datasets / "words.json")
-    seen = np.array([True, True, False, False, False])
-    model.set_vocabulary(words, seen)
-    fusions = {"fused": Fusion(0.2, 0.5, ("panoptic",))}
-    alone = PanopticQualityEvaluator(dataset_name="one", vocabulary=words, seen=seen)
-    for entry in json.loads((datasets / "one/panoptic.json").read_text())["annotations"]:
-        png = str(datasets / "one/segments" / entry["file_name"])
-        sample = entry | {"file_name": "x", "pan_seg_file_name": png}
-        (output,) = model([sample | {"image": torch.zeros(3, 4, 4)}], fusions)
-        alone.process([sample], [output["fusions"]["fused"]])
-    expected = {
-        key: value for key, value in alone.evaluate()["panoptic_seg"].items() if "-" not in key
-    }
-    assert {key: results[key] for key in expected} == expected
-    assert not any(key.startswith(("PQ-", "IoU-", "classes-")) for key in results)
 
 
 def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):

@@ -1,17 +1,11 @@
 """AP of instance masks is Detectron2's and pycocotools', whatever the ids and the processes; Cityscapes' by hand."""
 
 import csv
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
 
-from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import read_true_instances
@@ -20,61 +14,13 @@ from clipself_seg.evaluation.panoptic.instance_ap import (
     cityscapes_precision,
     image_overlaps,
 )
+from tests import detection_worlds
+from tests.detection_worlds import annotation, detectron2_results, write_objects
 
-# Category ids fall, and stuff stands between the things.
-WORDS = Vocabulary(
-    "tiny",
-    tuple(
-        VocabularyClass((name,), number, thing)
-        for name, number, thing in [
-            ("cat", 30, True), ("sky", 20, False), ("dog", 9, True), ("cow", 4, True), ("sea", 2, False),
-        ]
-    ),
-)  # fmt: skip
-SEEN = np.array([True, True, False, True, False])
-SIZE = (20, 30)
-
-
-def box_mask(x, y, width, height):
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[y : y + height, x : x + width] = True
-    return mask
-
-
-def rle_annotation(number, image, category, mask, iscrowd=0):
-    encoded = encode_masks(mask[None])[0]
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": category,
-        "segmentation": encoded | {"counts": encoded["counts"].decode()},
-        "area": int(mask.sum()),
-        "bbox": [0, 0, 1, 1],
-        "iscrowd": iscrowd,
-    }
-
-
-def write_instances(folder, annotations, images=("a", "b")):
-    content = {
-        "images": [{"id": name, "height": SIZE[0], "width": SIZE[1]} for name in images],
-        "annotations": annotations,
-        "categories": [
-            {"id": entry.dataset_id, "name": entry.names[0]}
-            for entry in WORDS.classes
-            if entry.isthing
-        ],
-    }
-    (folder / "instances.json").write_text(json.dumps(content))
-    return folder / "instances.json"
-
-
-def predicted(masks, scores, classes):
-    instances = Instances(SIZE)
-    instances.pred_masks = torch.from_numpy(np.array(masks).reshape(-1, *SIZE))
-    instances.scores = torch.tensor(scores, dtype=torch.float32)
-    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
-    instances.pred_boxes = Boxes(torch.zeros(len(scores), 4))
-    return {"instances": instances}
+# Stuff stands between the things.
+CAT, *OTHERS = [replace(entry, isthing=True) for entry in detection_worlds.WORDS.classes]
+WORDS = Vocabulary("tiny", (CAT, VocabularyClass(("sky",), 20, False), *OTHERS))
+SEEN = np.array([True, True, False, True, True])
 
 
 def sample(image):
@@ -87,56 +33,23 @@ def evaluator(json_file, vocabulary=WORDS, **how):
     return InstanceAPEvaluator(**how)
 
 
-def random_boxes(rng, count):
-    corners = rng.integers(0, (SIZE[1] - 12, SIZE[0] - 9), (count, 2))
-    sides = rng.integers(5, (12, 9), (count, 2))
-    return np.array([box_mask(*corner, *side) for corner, side in zip(corners, sides)])
-
-
 def random_world(folder, seed, images):
-    """A file of boxes, and shifted, mislabelled and wholly wrong predictions with equal scores."""
-    rng = np.random.default_rng(seed)
-    things = [30, 9, 4]
-    annotations, outputs = [], {}
-    for image in images:
-        masks = random_boxes(rng, 5)
-        classes = rng.integers(0, 3, 5)
-        for mask, label in zip(masks, classes):
-            crowd = int(rng.random() < 0.15)
-            number = len(annotations) + 1
-            annotations.append(rle_annotation(number, image, things[label], mask, crowd))
-        given = [*np.roll(masks, rng.integers(0, 2), 1), *random_boxes(rng, 3)]
-        labels = np.where(rng.random(8) < 0.8, [*classes, 0, 1, 2], rng.integers(0, 3, 8))
-        # Indices of cat, dog and cow among all classes.
-        outputs[image] = predicted(given, rng.integers(1, 6, 8) / 7, np.array([0, 2, 3])[labels])
-    return write_instances(folder, annotations, images), outputs
-
-
-def detectron2_results(json_file, outputs, contiguous):
-    """Of a `COCOEvaluator` with things alone; `contiguous` is category id -> its own label."""
-    name = f"instances_of_{json_file.parent.name}"
-    metadata = MetadataCatalog.get(name)
-    metadata.set(json_file=str(json_file), thing_dataset_id_to_contiguous_id=contiguous)
-    theirs = COCOEvaluator(name, tasks=("segm",), distributed=False)
-    theirs.reset()
-    for image, output in outputs.items():
-        theirs.process([sample(image)], [output])
-    MetadataCatalog.remove(name)
-    return {key: value for key, value in theirs.evaluate()["segm"].items() if value == value}
+    """A file of objects, predictions with indices among all classes, and Detectron2's numbers of them."""
+    json_file, outputs = detection_worlds.random_world(folder, seed, images)
+    expected = detectron2_results(json_file, outputs, detection_worlds.WORDS)["segm"]
+    for output in outputs.values():
+        output["instances"].pred_classes += output["instances"].pred_classes > 0
+    return json_file, outputs, expected
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_instances_have_detectron2s_numbers(tmp_path, seed):
     images = list(range(7, 19)) if seed else [f"val_{index}" for index in range(12)]
-    json_file, outputs = random_world(tmp_path, seed, images)
+    json_file, outputs, expected = random_world(tmp_path, seed, images)
     ours = evaluator(json_file, seen=SEEN)
     for image in reversed(images):  # the order of images does not count
         ours.process([sample(image)], [outputs[image]])
     results = ours.evaluate()["segm"]
-    for output in outputs.values():
-        labels = output["instances"].pred_classes
-        output["instances"].pred_classes = (labels - 1).clamp(min=0)
-    expected = detectron2_results(json_file, outputs, {30: 0, 9: 1, 4: 2})
     assert expected["AP"] > 5 and expected.keys() <= results.keys()
     assert {key: results[key] for key in expected} == expected
     assert (results["images"], results["classes"]) == (12, 3)
@@ -146,25 +59,25 @@ def test_random_instances_have_detectron2s_numbers(tmp_path, seed):
 
 
 def test_instances_are_of_things(tmp_path):
-    entry = rle_annotation(1, "a", 20, box_mask(0, 0, 5, 5))
-    with pytest.raises(InputError, match="instances.json.*category 20, which is no thing of"):
-        evaluator(write_instances(tmp_path, [entry]))
+    json_file = write_objects(tmp_path, [annotation(1, "a", 20, [0, 0, 5, 5])], ["a"])
+    with pytest.raises(InputError, match="objects.json.*category 20, which is no thing of"):
+        evaluator(json_file)
     silent = Vocabulary("silent", tuple(replace(one, isthing=None) for one in WORDS.classes))
     with pytest.raises(InputError, match='"silent" does not say "isthing" of "cat": add'):
-        evaluator(tmp_path / "instances.json", vocabulary=silent)
+        evaluator(json_file, vocabulary=silent)
 
 
 def test_the_csv_has_a_row_for_every_class(tmp_path):
-    json_file, outputs = random_world(tmp_path, 0, ["a", "b", "c"])
+    json_file, outputs, _ = random_world(tmp_path, 0, ["a", "b", "c"])
     ours = evaluator(json_file, seen=SEEN, output_dir=tmp_path / "out")
     ours.process([sample(image) for image in outputs], list(outputs.values()))
     results = ours.evaluate()["segm"]
     with open(tmp_path / "out" / "instance_classes_tiny.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(WORDS.first_names)
-    assert [row["seen"] for row in rows] == ["1", "1", "0", "1", "0"]
+    assert [row["seen"] for row in rows] == ["1", "1", "0", "1", "1"]
     assert rows[1]["instances"] == "0" and rows[1]["ap"] == rows[4]["ap50"] == ""
-    assert sum(int(row["predictions"]) for row in rows) == 24
+    assert sum(int(row["predictions"]) for row in rows) == 27
     means = [np.mean([float(rows[i][key]) for i in (0, 2, 3)]) for key in ("ap", "ap50")]
     assert means == pytest.approx([results["AP"], results["AP50"]])
 

@@ -72,6 +72,17 @@ def test_training_reaches_every_parameter(variant):
 
 
 @torch.no_grad()
+def test_queries_with_an_empty_mask_look_everywhere():
+    decoder = tiny().eval().sem_seg_head.predictor
+    coarse_to_fine = [torch.randn(1, 32, side, side) for side in (2, 4, 8)]
+    # Of each query the whole mask is positive in one of the two, and empty in the other.
+    features = torch.randn(1, 32, 1, 1).expand(-1, -1, 16, 16)
+    both = [decoder(coarse_to_fine, sign * features, every_layer=True) for sign in (1, -1)]
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one.states, other.states)
+
+
+@torch.no_grad()
 def test_void_of_the_label_model_is_one_more_text():
     generator, text = tiny("label").eval(), torch.randn(5, 10)
     (prediction,) = generator(maps())

@@ -292,8 +292,9 @@ SEM_SEG = "python tools/prepare.py coco_panoptic_semseg --splits val2017"
 @pytest.fixture
 def coco(data_dir, monkeypatch, datasets_root):
     """Four images of the real validation split, which is the official number here."""
-    for name in (COCO, "coco_2017_val_panoptic", "coco_2017_val"):
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], official_count=FEW))
+    for name in (COCO, "coco_2017_val_panoptic", "coco_2017_val", "ov_coco_val"):
+        entry = replace(DATASETS[name], official_count=FEW, official_annotations=None)
+        monkeypatch.setitem(DATASETS, name, entry)
     return write_small_coco(data_dir, datasets_root, FEW)
 
 

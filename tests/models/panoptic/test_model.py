@@ -346,7 +346,7 @@ def test_masks_of_fcclip_are_named_by_a_distilled_vit_with_words_of_its_own():
     assert "fcclip" == named.generator.variant and named.branch_clip is not named.clip
     with pytest.raises(InputError, match="WEIGHTS must be .* with .*BRANCH.NAME 'ViT-Mini-8'"):
         model_of(*FCCLIP, *NAMED_BY_VIT, "MODEL.CLIP_BRANCH.WEIGHTS", "")
-    with pytest.raises(InputError, match="BRANCH.NAME must be empty, as MODEL.CLIP.NAME"):
+    with pytest.raises(InputError, match="BRANCH.NAME must be empty or equal to MODEL.CLIP.NAME"):
         model_of(*FCCLIP, "MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8")
 
 

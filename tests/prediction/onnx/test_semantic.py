@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -48,6 +49,27 @@ def test_the_script_gives_an_image_the_size_that_the_mapper_gives_it(tmp_path, s
     photo = photo_in(tmp_path, 30, 47)
     resized = SemSegTestMapper(min_size=short, max_size=long).resized(read_image(photo))["image"]
     assert (model.read(photo)[0] == resized.numpy()).all()
+
+
+@pytest.mark.parametrize("task", ["semantic", "detection", "panoptic"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_scripts_read_a_turned_grey_tiff_as_the_predictor_does(tmp_path, task, dtype):
+    pytest.importorskip("onnxruntime")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = noise(30, 47)[..., 0].astype(dtype) * (257 if dtype == np.uint16 else 1)
+    Image.fromarray(grey).save(tmp_path / "a.tif", exif=exif)
+    script = tmp_path / "model.py"
+    script.write_text((graph.TEMPLATES / f"onnx_{task}.py.txt").read_text())
+    (tmp_path / "model.json").write_text('{"names": [], "things": []}')
+    read = runpy.run_path(str(script))
+    if task == "semantic":
+        model = read["Model"].__new__(read["Model"])
+        model.meta = {"short_side": 0, "long_side": 99}
+        pixels = model.read(tmp_path / "a.tif")[0].transpose(1, 2, 0)
+    else:
+        pixels = np.asarray(read["read"](str(tmp_path / "a.tif")))
+    assert (pixels == read_image(tmp_path / "a.tif")).all() and pixels.shape == (47, 30, 3)
 
 
 def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch):
@@ -126,9 +148,39 @@ def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
         "Straßenbahn café 日本",
         "",
         "3D\n",
+        "a diver’s “mask” ＮＹＣ cafe\u0301 ﬁre ŉ 100㎏",
+        "rock &amp;amp; roll &lt;3 cow&#39;s",
+        "\x1b[31mred\ufeff\x07 \u2028'ſ Łódź, São Paulo",
+        "ΟΔΟΣ ΣΟΦΙΑ'Σ Σ",
     ]
     ids = [one.ids for one in tokenizer.encode_batch(texts)]
     assert ids == clip_tokenizer()(texts, 20).tolist()
+
+
+def test_texts_of_three_scripts_have_clips_tokens_or_are_refused():
+    package = pytest.importorskip("tokenizers")
+    tokenizer = package.Tokenizer.from_str(clip_tokenizer().to_json())
+    beside: dict = {}
+    exec(graph.script("texts"), beside)
+    letters = "".join(
+        filter(str.isprintable, map(chr, [*range(0x20, 0x530), *range(0x1E00, 0x2000)]))
+    )
+    random, refused, others = Random(0), 0, []
+    for _ in range(3000):
+        text = "".join(random.choices(letters, k=random.randint(1, 12)))
+        try:
+            ids = tokenizer.encode(beside["cleaned"](text)).ids
+        except SystemExit:
+            refused += 1
+            continue
+        if ids != clip_tokenizer().encode(text):
+            others.append(text)
+    # Letters alone that ftfy takes for bytes, as nobody writes them.
+    assert refused < 100 and len(others) <= 3, others
+    assert beside["cleaned"]("cr&egrave;me br&ucirc;l&eacute;e") == "crème brûlée"
+    for text in ("crÃ¨me", "itâ€™s", "\x92"):
+        with pytest.raises(SystemExit, match="write what is meant"):
+            beside["cleaned"](text)
 
 
 @pytest.mark.heavy

@@ -207,9 +207,11 @@ class Reproduction:
             tables = ", ".join(shown[run.name])
             say(f"{self._cost(run.minutes):>20}  {command}   # {tables}{lacks}")
         for table in self.read(names):
-            own = [run for run in todo if table.name in shown[run.name]]
-            cost = self._cost(sum(run.minutes for run in own))
-            say(f"{cost:>20}  table {table.name}: {len(own)} runs, those that it shares among them")
+            of_table = [run for run in todo if table.name in shown[run.name]]
+            cost = self._cost(sum(run.minutes for run in of_table))
+            say(
+                f"{cost:>20}  table {table.name}: {len(of_table)} runs, those that it shares among them"
+            )
         _say_what_is_missing(todo, missing)
         if self.scale == "real":
             disk = sum(run.gigabytes for run in todo)

@@ -108,7 +108,7 @@ class ModelChoice(NamedTuple):
         return "MODEL.FVIT.SCORE_THRESHOLD"
 
     def values(self, opts: Sequence[str] = ()) -> dict[str, Any]:
-        """Keys and values of the configuration that files and options set; none of a folder of `save_pretrained`.
+        """Keys and values that files, the zoo's settings and options set; none of a folder of `save_pretrained`.
 
         Args:
             opts: further keys and values in turn.
@@ -117,6 +117,8 @@ class ModelChoice(NamedTuple):
             return {}
         typed = (*self.opts, *([] if self.weights is None else [self.key, self.weights]), *opts)
         values = dict(leaves(merge_layers(read_layers(self.config_file))))
+        entry = zoo().get(self.weights or "")
+        values |= dict(entry.settings if entry else ())
         return values | dict(zip(typed[::2], typed[1::2]))
 
     @property
@@ -284,7 +286,8 @@ def _named(model: str, task: str | None) -> ModelChoice:
     config = folder / CONFIG
     if not config.is_file():
         raise InputError(
-            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration"
+            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, as in "
+            "--config-file semseg/catseg+openai_vitb16"
         )
     if place.is_dir():
         if any((place / file).exists() for file in OF_FOLDERS):

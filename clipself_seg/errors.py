@@ -12,6 +12,7 @@ import re
 import reprlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, ParamSpec
 
@@ -205,13 +206,30 @@ def require_unique(values: Iterable[Hashable], what: str, origin: object) -> Non
 def after_interrupt(again: str) -> Iterator[None]:
     """Lets Ctrl-C end a command with what the same command does the next time.
 
+    So does an error after it: while they are imported, libraries turn Ctrl-C into errors of their own.
+
     Args:
         again: such as `GOES_ON`; without this context it is said to begin anew.
     """
+    heard = threading.Event()
+
+    def hear(*_: object) -> None:
+        heard.set()
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, hear)
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(again) from None
+    except (KeyboardInterrupt, Exception) as error:
+        if heard.is_set() or isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(again) from None
+        raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:

@@ -31,6 +31,8 @@ except ModuleNotFoundError:  # Windows
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 NOT_LOCKED = "%s cannot be locked: let one process at a time write there"
 NAME_PART = 40  # characters, of 4 bytes at most, in a temporary name, which has 255 bytes at most
+# A letter above the first 65,536 is two of these, and one alone is none.
+HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
 # Open folders that `alone_in` of this process has locked.
 _locked: set[int] = set()
 logger = logging.getLogger(__name__)
@@ -309,7 +311,7 @@ def parse_json(text: object, origin: object, schema: Schema = ANYTHING) -> Any:
         schema: schema of the value.
 
     Raises:
-        InputError: it is no JSON, nested too deeply, or does not fit the schema.
+        InputError: it is no JSON, nested too deeply, has half a letter, or does not fit the schema.
     """
     try:
         with no_collection():
@@ -319,9 +321,28 @@ def parse_json(text: object, origin: object, schema: Schema = ANYTHING) -> Any:
     except ValueError as error:  # no JSON, or a number of thousands of digits
         reason = in_short(error)
     else:
+        require_letters(str(text), value, origin)
         check(value, schema, origin)
         return value
     raise InputError(f"{origin} cannot be read as JSON ({reason}): give a whole one")
+
+
+def require_letters(text: str, content: object, origin: object) -> None:
+    """Refuses half of a letter, which no file in UTF-8 and no tokenizer takes.
+
+    Args:
+        text: JSON or YAML.
+        content: plain data that the text stands for.
+        origin: the file, for the message.
+
+    Raises:
+        InputError: a name or value has one, such as "\\ud800" alone.
+    """
+    try:
+        if HALF_LETTER.search(text):
+            json.dumps(content, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{origin} has half of a letter ({in_short(error)}): correct it") from None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

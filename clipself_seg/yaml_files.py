@@ -18,6 +18,7 @@ from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.errors import InputError, known, nearest
+from clipself_seg.files import require_letters
 from clipself_seg.schema import OBJECT, TEXT, Each, Kind, Schema, check, texts
 
 Tree = dict[str, Any]  # keys and values of a file, nested
@@ -278,6 +279,7 @@ def read_tree(path: Path) -> Tree:
         reason = "brackets in it are too deep" if deep else " ".join(str(error).split())
         raise InputError(f"{path} is not a usable YAML file: {reason}") from None
     _check_extent(tree, path)
+    require_letters(text, tree, path)
     check(tree, FILE, path, "give a YAML file of lines `KEY: value`")
     return cast(Tree, tree)
 

@@ -1,7 +1,9 @@
 """`clipself-seg` and `python -m clipself_seg`: every command by one name, none slower for it, and what each says of a
 mistake and of an interruption."""
 
+import contextlib
 import importlib
+import signal
 import sys
 
 import numpy as np
@@ -169,6 +171,21 @@ def test_an_interruption_while_a_command_is_imported_is_a_sentence(monkeypatch, 
     monkeypatch.setattr(importlib, "import_module", interrupted)
     assert console.main(["predict"]) == 130
     assert capsys.readouterr().err.startswith("interrupted; what is complete stays: ")
+
+
+def test_an_interruption_that_a_library_turns_into_another_error_is_a_sentence(capsys):
+    """As torch's import does: numpy's falls within it, and fails when it is tried again."""
+
+    def body(args):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("cannot load module more than once per process")
+
+    command = Command(body, lambda parser: None, "", "it goes on")
+    for _ in range(2):
+        assert command([]) == 130
+        assert capsys.readouterr().err == "interrupted; what is complete stays: it goes on\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(

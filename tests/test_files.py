@@ -229,6 +229,15 @@ def test_json_comes_back_and_what_is_none_or_too_large_is_refused(tmp_path):
         read_json(tmp_path / "a.json", most_bytes=9999)
 
 
+@pytest.mark.parametrize("content", ['{"a": ["\\ud800"]}', '{"\\uDFFF": 1}'])
+def test_half_a_letter_is_refused_and_a_whole_one_is_read(tmp_path, content):
+    write_json(tmp_path / "a.json", "\N{GRINNING FACE}")
+    assert read_json(tmp_path / "a.json") == "\N{GRINNING FACE}"
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match="a.json has half of a letter"):
+        read_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("content", ['{"a": [1]}', "[" * 100_000, "{"])
 def test_the_collector_rests_while_json_is_parsed_and_is_then_as_before(

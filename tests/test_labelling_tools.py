@@ -36,10 +36,11 @@ def code(mask):
     return made | {"counts": made["counts"].decode()}
 
 
-def test_masks_of_predictions_become_strokes_and_an_export_of_them_label_maps(tmp_path):
+@pytest.mark.parametrize("folder", ["photos", "photos/"])
+def test_masks_of_predictions_become_strokes_and_an_export_of_them_label_maps(tmp_path, folder):
     masks = [{"segmentation": code(m), "bbox": [0, 0, 1, 1]} for m in (SKY, DOG)]
     entries = [{"image_id": 7, "category_id": i, **mask} for i, mask in enumerate(masks)]
-    label_studio.to_tasks(coco_file(tmp_path, *entries), tmp_path / "tasks.json", "photos/")
+    label_studio.to_tasks(coco_file(tmp_path, *entries), tmp_path / "tasks.json", folder)
     (task,) = json.loads((tmp_path / "tasks.json").read_text())
     assert task["data"] == {"image": "/data/local-files/?d=photos/sub/one.jpg"}
     (prediction,) = task["predictions"]

@@ -158,12 +158,12 @@ def _datasets() -> None:
     from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
-        folder = os.environ.get(root.variable) or f"not set: {root.shipped or root.path}"
+        folder = os.environ.get(root.variable) or f"not set: {root.path}"
         _say(f"  ${root.variable}: {folder}")
     here = [name for name, entry in DATASETS.items() if not entry.missing()]
     _say(
         f"  with their files: {', '.join(here) or 'none'}",
-        f"  {len(DATASETS) - len(here)} of {len(DATASETS)} are without: docs/install.md says how to get them",
+        f"  {len(DATASETS) - len(here)} of {len(DATASETS)} are without: a run that needs one says how to get it",
     )
 
 

@@ -153,9 +153,12 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
         names = list(filter(_is_here, of))
     names = [name.removeprefix(locate.HUB) for name in names]
     if not names or {*names} - {*of}:
-        raise InputError(
-            f"nothing to verify of {', '.join(names) or 'no name'}: published outputs are known of {', '.join(of)}"
+        what = (
+            f"no published outputs are known of {', '.join(names)}"
+            if names
+            else "nothing to verify"
         )
+        raise InputError(f"{what}: name or fetch weights that have some: {', '.join(of)}")
     # Before weights: an image that is missing is said in a moment.
     used = {row.image for name in names for row in of[name] if row.image}
     paths = {image: _image_file(images[image], folder) for image in sorted(used)}

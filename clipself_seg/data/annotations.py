@@ -325,7 +325,7 @@ def require_files(
         kind = "images" if key == "file_name" else "files"
         raise InputError(
             f'data set "{name}": {len(missing)} of {len(records)} {kind} are missing, such as '
-            f"{missing[0]}; {advice}"
+            f"{missing[0][:1000]}; {advice}"
         )
 
 

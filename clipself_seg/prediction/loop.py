@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import sys
@@ -186,7 +187,7 @@ class _Loop(Generic[R]):
         workers = 2 * min(
             self.batch_size, os.cpu_count() or 1
         )  # for a batch to read and one to write
-        bar = tqdm(desc="images", unit="image", total=len(self.images))
+        bar = tqdm(desc="images", unit="image", total=len(self.images), disable=not self.images)
         bar.update(len(self.images) - sum(map(len, waiting)))
         try:
             # Warnings stand above the bar.
@@ -303,6 +304,7 @@ def predict_each(
             outcomes |= zip(images, outputs, strict=True)
             return outcomes
         except Exception as error:
+            _warn_of_batches(f"{type(error).__name__}: {in_short(error)}")
             logger.debug("a batch fails, its images go one at a time", exc_info=error)
     for place, image in images.items():
         try:
@@ -310,6 +312,13 @@ def predict_each(
         except Exception as error:
             outcomes[place] = error
     return outcomes
+
+
+@functools.cache
+def _warn_of_batches(reason: str) -> None:
+    """Says once of each reason that a batch failed."""
+    slower = "its images go one at a time, which is slower: a smaller --batch-size may help"
+    logger.warning("a batch fails (%s); %s", reason, slower)
 
 
 def reason_of(error: Exception) -> str:

@@ -179,7 +179,7 @@ def _written_frames(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], 
         def add(image: np.ndarray) -> None:
             nonlocal count
             if not writer.isOpened():
-                code = cv2.VideoWriter.fourcc(*"mp4v")
+                code = cv2.VideoWriter.fourcc(*"vp09")  # VP9, which browsers play
                 writer.open(str(part), cv2.CAP_FFMPEG, code, rate, image.shape[1::-1])
             writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             count += 1

@@ -4,13 +4,14 @@
     python label_studio.py from export.json masks "dog, grass, sky"
 
 `to` reads a coco.json, or a detections.json: a region with a mask becomes a brush stroke, one without a rectangle. The
-third word is put before the names of the images: Label Studio finds them below its folder of local files. `from` writes
-a PNG for each image, whose values count the words from 0, and 255 is not labelled. Where strokes overlap, the last of
-the export wins.
+third word is put before the names of the images, with a slash between them: Label Studio finds them below its folder of
+local files. `from` writes a PNG for each image, whose values count the words from 0, and 255 is not labelled. Where
+strokes overlap, the last of the export wins.
 """
 
 import json
 import os
+import posixpath
 import sys
 
 import numpy as np
@@ -91,7 +92,7 @@ def to_tasks(source, target, folder):
         results[entry["image_id"]].append(region(entry, sizes[entry["image_id"]], names))
     tasks = [
         {
-            "data": {"image": f"{LOCAL}{folder}{image['file_name']}"},
+            "data": {"image": f"{LOCAL}{posixpath.join(folder, image['file_name'])}"},
             "predictions": [{"model_version": "clipself_seg", "result": results[image["id"]]}],
         }
         for image in coco["images"]

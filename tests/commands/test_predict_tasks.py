@@ -98,6 +98,7 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
     "words, message",
     [
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
+        (("--model", "catseg-base"), "is a model for semantic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
         (("--task", "semantic"), " does not go with --task semantic"),
     ],

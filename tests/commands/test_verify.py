@@ -232,7 +232,7 @@ def test_what_has_no_published_outputs_is_told_what_has(words, capsys, tmp_path,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert main(["verify", *words]) == 2
     said = capsys.readouterr().err
-    assert "published outputs are known of openai-vitb16, openai-vitb32" in said
+    assert "weights that have some: openai-vitb16, openai-vitb32" in said
     assert ("catseg-base" in said) == ("catseg-base" in words)
 
 

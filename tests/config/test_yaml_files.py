@@ -47,6 +47,8 @@ def test_no_address_is_fetched(tmp_path, monkeypatch, address):
         ({"run": "_BASE_: ."}, "run.yaml: its _BASE_ . is no file"),
         ({"run": "_BASE_: 3"}, "run.yaml: _BASE_ is 3, and has to be a file"),
         ({"run": "_BASE_: a.yaml", "a": "SEED: [1"}, "a.yaml is not a usable YAML file"),
+        ({"run": 'A: {B: ["\\ud800"]}'}, "run.yaml has half of a letter"),
+        ({"run": '"\\ud800": 1'}, "run.yaml has half of a letter"),
         (
             {"run": "_BASE_: a.yaml", "a": "_BASE_: b.yaml", "b": "_BASE_: a.yaml"},
             "run.yaml: its _BASE_ leads to more than 100 files, or back to itself",

@@ -63,9 +63,9 @@ def _write_configs(folder: Path) -> None:
     (folder / "run.yaml").write_text(f"_BASE_: semseg_original.yaml\n{content}")
 
 
-CAT = {"index": 0, "dataset_id": 5, "names": ["cat", "kitten"], "isthing": True, "seen": True}
-DOG = {"index": 1, "dataset_id": 6, "names": ["dog"], "isthing": True, "frequency": "r"}
-SKY = {"index": 2, "dataset_id": 9, "names": ["sky"], "isthing": False, "catseg_name": "sky, air"}
+CAT = {"dataset_id": 5, "names": ["cat", "kitten"], "isthing": True, "seen": True}
+DOG = {"dataset_id": 6, "names": ["dog"], "isthing": True, "frequency": "r"}
+SKY = {"dataset_id": 9, "names": ["sky"], "isthing": False, "catseg_name": "sky, air"}
 
 
 def _use_vocabulary(path: Path) -> None:

@@ -74,6 +74,7 @@ def test_a_video_becomes_one_of_the_same_rate_size_and_number_of_frames(tmp_path
     written = Video(tmp_path / "out/overlays/a.mp4", 10**6)
     assert next(written.frames(1))[1].shape == (*SIZE[::-1], 3)
     written.close()
+    assert b"vp09" in (tmp_path / "out/overlays/a.mp4").read_bytes()  # which browsers play
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["overlays"]
 
 
@@ -156,7 +157,7 @@ def test_a_video_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch
     assert list((tmp_path / "out/overlays").iterdir()) == []
 
 
-def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path):
+def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path, capfd):
     paths = [make_video(tmp_path / f"{name}.mp4", count=3) for name in "ab"]
     files = find_images(paths, tmp_path / "out", videos=True)
     called = []
@@ -182,6 +183,7 @@ def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path)
         content = call(True)
         (tmp_path / "a.mp4").write_bytes(b"no video any more")
         failed = call(True)
+    assert "image/s" not in capfd.readouterr().err  # no bar of no images
     assert called == ["a", "b", "a"] and content["complete"] and content["images"] == {}
     assert content["videos"]["b"] == {"file": str(paths[1]), "frames": 3, "every": 1, "rate": 12.5}
     assert list(failed["videos"]) == ["b"] and "is no MP4" in failed["failed"][str(paths[0])]

@@ -38,8 +38,8 @@ SAMPLE = 50
 """Number of images, evenly spread, that are read before a training."""
 VOID = -1
 """Category id of masks whose pixels are ignored."""
-BEYOND = 0.01
-"""How far a corner of YOLO's may lie beyond the image, in fractions of a side: rounding, which is cut off."""
+LOWEST, HIGHEST = -0.01, 1.01
+"""Corners of YOLO's in fractions of a side: what lies beyond the image is rounding, and cut off."""
 Pairs = Mapping[str, tuple[Path, Path | None]]
 """Images by name, each with its file of labels or None."""
 
@@ -189,6 +189,7 @@ class Part:
         parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
         return content | parts
 
+    @no_collection()
     def label_maps(self, made: MadeAnnotations | None) -> list[Record]:
         """Records with label maps, or with what one is painted of ("painted").
 
@@ -249,7 +250,7 @@ def _image_root(split: own_file.Split) -> Path:
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
     below = ("", "images", part, f"images/{part}")
     places = [place / name for name in below for place in (folder, folder.parent)]
-    roots = (p for one in first for p in places if (p / str(one.get("file_name"))).is_file())
+    roots = (p for one in first for p in places if os.path.isfile(p / str(one.get("file_name"))))
     return next(roots, folder)
 
 
@@ -318,7 +319,6 @@ def _register(data: own_file.DataFile, which: str, task: str) -> str:
     return name
 
 
-@no_collection()
 def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonObject:
     """Content of an annotation file in COCO's format, with the sizes of the images in their headers.
 
@@ -353,10 +353,10 @@ def _yolo_object(
         category, values = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
         category, values = -1, []
-    xs, ys = values[::2], values[1::2]
+    points = values
     if len(values) == 4:
-        (cx, cy), (w, h) = values[:2], values[2:]
-        xs, ys = [cx - w / 2, cx + w / 2], [cy - h / 2, cy + h / 2]
+        cx, cy, w, h = values
+        points = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
     wrong = ""
     if category < 0 or len(values) < 4 or len(values) % 2:
         wrong = (
@@ -365,12 +365,14 @@ def _yolo_object(
         )
     elif category >= classes:
         wrong = f'is of class {category}, and "names" has 0 to {classes - 1}'
-    elif not all([-BEYOND <= value <= 1 + BEYOND for value in (*xs, *ys)]):
+    elif not all([LOWEST <= value <= HIGHEST for value in points]):
         wrong = "reaches beyond the image: fractions of its sides are from 0 to 1"
     if wrong:
         raise InputError(f"{place}: {shown(' '.join(words))} {wrong}: correct it")
-    xs = [min(max(x, 0.0), 1.0) * width for x in xs]
-    ys = [min(max(y, 0.0), 1.0) * height for y in ys]
+    if min(points) < 0 or max(points) > 1:
+        points = [min(max(value, 0.0), 1.0) for value in points]
+    xs = [x * width for x in points[::2]]
+    ys = [y * height for y in points[1::2]]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     entry = {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
     if len(values) > 4:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.block_calls import allow_kinds_of_inputs
+from clipself_seg.clip.block_calls import INPUT_KINDS
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
@@ -30,6 +30,7 @@ from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, Spati
 from clipself_seg.heads.maps import mean_over_processes
 from clipself_seg.heads.text_scores import cosine_cost
 from clipself_seg.heads.windows import AT_ONCE, Part, WindowLayout
+from clipself_seg.private_torch import allow_graphs
 
 LEFT_OUT = -100.0  # logit of the classes that are not among the best
 CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models
@@ -336,7 +337,7 @@ class CostAggregator(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compiles the attention blocks over space and over classes, and not the decoder's convolutions."""
-        allow_kinds_of_inputs()
+        allow_graphs(INPUT_KINDS)
         for module in self.modules():
             if isinstance(module, SpatialAggregation | ClassAggregation):
                 module.compiling = True

@@ -410,15 +410,27 @@ def test_images_in_a_folder_called_as_their_json_are_found(tmp_path):
     assert record["file_name"] == str(tmp_path / "train/2.jpg")
 
 
+def test_a_name_of_an_image_that_no_file_can_have_is_said_to_be_missing(tmp_path):
+    images = [{"id": i, "file_name": str(i) * 5000, "height": 40, "width": 40} for i in range(2)]
+    box = {"image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    content = {"images": images, "categories": [{"id": 1, "name": "dog"}], "annotations": [box]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    names = register_data(tmp_path / "a.json", "distillation").train
+    with pytest.raises(InputError, match="2 of 2 images are missing, such as .*00") as caught:
+        check_data([names])
+    assert len(str(caught.value)) < 2000
+
+
 def test_an_empty_line_among_the_names_moves_no_number(yolo):
     (yolo / "classes.txt").write_text("dog\n\ngrass\n")
     with pytest.raises(InputError, match="class 1 of .* is '', which has an empty name"):
         register_data(yolo, "detection")
 
 
-def test_a_box_of_yolos_is_read_in_far_less_than_a_millisecond(yolo):
-    (yolo / "labels/train/1.txt").write_text("1 0.5 0.5 0.5 0.5\n" * 5000)
+@pytest.mark.parametrize("line", ["1 0.5 0.5 0.5 0.5\n", "1" + " 0.25 0.5" * 20 + "\n"])
+def test_an_object_of_yolos_is_read_in_far_less_than_a_millisecond(yolo, line):
+    (yolo / "labels/train/1.txt").write_text(line * 5000)
     name = register_data(yolo, "detection").train
     began = time.process_time()
     assert len(DatasetCatalog.get(name)[0]["annotations"]) == 5000
-    assert time.process_time() - began < 2.5
+    assert time.process_time() - began < 1

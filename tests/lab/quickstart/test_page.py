@@ -141,9 +141,12 @@ def test_every_thing_has_an_answer_of_every_model():
     assert region_answers(clips(), [halves_of(64, 48)], vocabulary, 1)[0].name == answers[0].name
 
 
-def test_a_broken_line_of_metrics_is_named(tmp_path):
-    (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(InputError, match="line 1 of .*metrics.json "):
+@pytest.mark.parametrize(
+    "line", ["{", "3", '{"loss_clipself": 1}', '{"iteration": 1, "loss_clipself": []}']
+)
+def test_a_broken_line_of_metrics_is_named(tmp_path, line):
+    (tmp_path / "metrics.json").write_text(line)
+    with pytest.raises(InputError, match="line 1 of .*metrics.json"):
         plot_losses({"run": tmp_path / "metrics.json"}, tmp_path / "loss.png")
 
 

@@ -139,9 +139,11 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
     assert len(resolve({"eva": spec}, "eva", 0).missing) == 1
     named = make_run("configs/regions/coco+eva02_vitb16.yaml", {}, evaluate=True)
     (said,) = named.fetched
-    assert said.startswith("MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); licence: MIT")
-    assert runs.licence("openai", "ViT-B-16-quickgelu") == "Apache-2.0"
-    assert runs.licence("nobody's", "ViT-B-16") == "not stated"
+    assert said.startswith(
+        "MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); size: about 299 MB; licence: MIT"
+    )
+    assert runs.size_and_licence("openai", "ViT-B-16-quickgelu").endswith("licence: Apache-2.0")
+    assert runs.size_and_licence("nobody's", "ViT-B-16") == "size: unknown; licence: not stated"
 
 
 def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):
@@ -163,6 +165,12 @@ def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):
 def test_what_a_run_refuses_a_table_refuses_and_addresses(key, value, said):
     with pytest.raises(InputError, match=said):
         make_run(PATCHES, {key: value}, seed=0)
+
+
+def test_a_number_of_examples_that_is_none_is_refused_by_its_key():
+    spec = RunSpec(PATCHES, {"TEST.EXAMPLES.NUMBER": "x"}, {}, True, 1)
+    with pytest.raises(InputError, match="TEST.EXAMPLES.NUMBER"):
+        resolve({"a": spec}, "a", seed=0)
 
 
 NUMBERS = {"mini_val": {"160": {"boxes.thing.top1": 20.0, "of no class": float("nan")}}}
@@ -365,6 +373,31 @@ def test_where_the_system_says_no_processor_time_runs_are_made_all_the_same(stor
     assert "was ended by SIGKILL" in run_all([clip, detector], store)[detector.name]
     assert run_all(plan([clip, detector], store), store) == {}
     assert all(store.record(run)["minutes"] > 0 for run in (clip, detector))
+
+
+def test_the_time_of_a_part_whose_end_nobody_saw_is_counted_until_its_last_line(tmp_path):
+    store, run = Store(tmp_path / "runs", tmp_path / "kept"), run_of()
+    folder = store.begin(run)
+    note = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(note | {"began": 1000.0}))
+    (folder / "log.txt").touch()
+    os.utime(folder / "log.txt", (1120, 1120))  # then all were killed
+    finish(store, run, NUMBERS)
+    assert store.record(run)["minutes"] == pytest.approx(2 + 1.5)
+    assert "began" not in store.record(run)
+
+
+@pytest.mark.parametrize("lost", ["results", "provenance", "minutes"])
+def test_a_kept_record_that_lacks_a_part_is_none(tmp_path, lost):
+    store, run = Store(tmp_path / "runs", tmp_path / "kept"), run_of()
+    finish(store, run, NUMBERS)
+    store.end(run, 30.0)
+    path = tmp_path / "kept" / f"{run.name}.json"
+    kept = json.loads(path.read_text())
+    assert Store(tmp_path / "elsewhere", tmp_path / "kept").record(run) == kept
+    del kept[lost]
+    path.write_text(json.dumps(kept))
+    assert Store(tmp_path / "elsewhere", tmp_path / "kept").record(run) is None
 
 
 def test_results_without_numbers_are_a_failure(store, monkeypatch):

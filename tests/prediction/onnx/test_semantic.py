@@ -51,6 +51,27 @@ def test_the_script_gives_an_image_the_size_that_the_mapper_gives_it(tmp_path, s
     assert (model.read(photo)[0] == resized.numpy()).all()
 
 
+@pytest.mark.parametrize("task", ["semantic", "detection", "panoptic"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_scripts_read_a_turned_grey_tiff_as_the_predictor_does(tmp_path, task, dtype):
+    pytest.importorskip("onnxruntime")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = noise(30, 47)[..., 0].astype(dtype) * (257 if dtype == np.uint16 else 1)
+    Image.fromarray(grey).save(tmp_path / "a.tif", exif=exif)
+    script = tmp_path / "model.py"
+    script.write_text((graph.TEMPLATES / f"onnx_{task}.py.txt").read_text())
+    (tmp_path / "model.json").write_text('{"names": [], "things": []}')
+    read = runpy.run_path(str(script))
+    if task == "semantic":
+        model = read["Model"].__new__(read["Model"])
+        model.meta = {"short_side": 0, "long_side": 99}
+        pixels = model.read(tmp_path / "a.tif")[0].transpose(1, 2, 0)
+    else:
+        pixels = np.asarray(read["read"](str(tmp_path / "a.tif")))
+    assert (pixels == read_image(tmp_path / "a.tif")).all() and pixels.shape == (47, 30, 3)
+
+
 def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch):
     model = clipself_seg.load("mini-clipself", device="cpu", opts=WINDOWS)
     del model.model.clip.visual.blocks[:-1]  # with one, the export takes less time

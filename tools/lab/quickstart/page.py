@@ -22,6 +22,7 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.explore.demo import SHOWN, WORLD, Question, ask
 from clipself_seg.files import atomic_path, parse_json, read_text
 from clipself_seg.pages import write_page
+from clipself_seg.schema import NUMBER, Schema
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
     enlarge_labels,
@@ -151,9 +152,10 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
 
 def _losses(path: Path) -> list[tuple[float, float]]:
     """Step, counted from 1, and loss of each line of a metrics.json that has a loss."""
-    texts = read_text(path, "file of metrics").splitlines()
-    lines = [parse_json(text, f"line {n} of {path}") for n, text in enumerate(texts, 1)]
     key = "loss_clipself"
+    schema: Schema = {"iteration": NUMBER, f"{key}?": NUMBER}
+    texts = read_text(path, "file of metrics").splitlines()
+    lines = [parse_json(text, f"line {n} of {path}", schema) for n, text in enumerate(texts, 1)]
     return [(line["iteration"] + 1, line[key]) for line in lines if key in line]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json, write_json
 from clipself_seg.provenance import read_results
+from clipself_seg.schema import NUMBER, OBJECT, Schema
 from clipself_seg.training.final_evaluation import RESULTS_FILE
 from clipself_seg.training.metrics import flatten_numbers
 from lab.tables.runs import Run, defaults_name
 
 RUN_FILE = "run.json"
+LOG = "log.txt"  # the last line of which a run wrote when it was last at work
 Record = dict[str, Any]  # content of a file of this module
+KEPT: Schema = {"results": OBJECT, "provenance": OBJECT, "minutes": NUMBER}
 
 
 class Store:
@@ -69,6 +73,7 @@ class Store:
             write_json(self.folder / defaults, dict(run.defaults))
             note = {"settings": dict(run.settings), "defaults": defaults, "minutes": 0.0}
             write_json(folder / RUN_FILE, note)
+        write_json(folder / RUN_FILE, _counted(folder) | {"began": time.time()})
         return folder
 
     def end(self, run: Run, seconds: float) -> None:
@@ -80,6 +85,7 @@ class Store:
         """
         path = self.folder / run.name / RUN_FILE
         note = read_json(path)
+        note.pop("began", None)
         # The defaults stay those under which it began: there may be new keys since.
         write_json(path, note | {"minutes": note["minutes"] + seconds / 60})
         self._known.pop(run.name, None)
@@ -108,14 +114,14 @@ class Store:
         dropped = ("config", "command")
         provenance = {k: v for k, v in written["provenance"].items() if k not in dropped}
         results = written["results"] | _of_mixtures(written)
-        record = {"results": results, "provenance": provenance, **note}
+        record = {"results": results, "provenance": provenance, **_counted(folder)}
         if written["protocol"]:  # runs of before there were protocols have none
             record["protocol"] = written["protocol"]
         return record if _is_complete(record) else None
 
     def _from_kept(self, run: Run) -> Record | None:
         for folder in self.kept:
-            record = _read(folder / f"{run.name}.json")
+            record = _read(folder / f"{run.name}.json", KEPT)
             if record and _is_complete(record) and self._same_defaults(run, record, folder):
                 return record
         return None
@@ -140,13 +146,22 @@ def _of_mixtures(written: Record) -> dict[str, dict[str, float]]:
     }
 
 
-def _read(path: Path) -> Record | None:
+def _counted(folder: Path) -> Record:
+    """The note of a run, with the time of a part whose end nobody saw: until its log's last line, one thread's."""
+    note: Record = read_json(folder / RUN_FILE)
+    log, began = folder / LOG, note.pop("began", None)
+    if began is not None and log.exists():
+        note["minutes"] += max(0.0, log.stat().st_mtime - began) / 60
+    return note
+
+
+def _read(path: Path, schema: Schema = OBJECT) -> Record | None:
     """Content of a file of this module; None if it is missing, or was not written here."""
     try:
-        content = read_json(path)
+        record: Record = read_json(path, schema=schema)
     except InputError:
         return None
-    return content if isinstance(content, dict) else None
+    return record
 
 
 def _is_complete(record: Record) -> bool:

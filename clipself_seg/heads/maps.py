@@ -57,6 +57,7 @@ class SumOfProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the sum: that of all processes."""
         return _all_reduce(gradient)
 
 

@@ -55,6 +55,7 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the sum: that of all processes."""
         return _all_reduce(gradient)
 
 

@@ -18,7 +18,6 @@ from clipself_seg.checkpoints.zoo import (
     MINI_CLIPS,
     SCHEME,
     SHIPPED_CONFIGS,
-    SHIPPED_MODELS,
     SHIPPED_TAGS,
     Entry,
     shipped_model,
@@ -32,6 +31,11 @@ TASKS = ("semantic", "panoptic", "detection")
 MINI = "mini"  # stands for the shipped model of a task, which knows the generated worlds
 # Task -> model where none is named: of those that are fetched without an account, with the most permissive licence.
 DEFAULTS = {"semantic": "catseg-base", "panoptic": "tipsv2-l14", "detection": "tipsv2-l14"}
+# To begin with: README's table.
+FIRST = (
+    *("catseg-base", "catseg-large", "tipsv2-l14", "fcclip-convnext-large"),
+    *("fvit-eva02-vitb16-lvis-patches", "clipself-eva02-vitb16-coco-patches"),
+)
 MASKS = "eomt"  # finds the masks that a CLIP alone names
 # What is said of them.
 PARTS_ALONE = (
@@ -104,7 +108,7 @@ class ModelChoice(NamedTuple):
         return "MODEL.FVIT.SCORE_THRESHOLD"
 
     def values(self, opts: Sequence[str] = ()) -> dict[str, Any]:
-        """Keys and values of the configuration that files and options set; none of a folder of `save_pretrained`.
+        """Keys and values that files, the zoo's settings and options set; none of a folder of `save_pretrained`.
 
         Args:
             opts: further keys and values in turn.
@@ -113,6 +117,8 @@ class ModelChoice(NamedTuple):
             return {}
         typed = (*self.opts, *([] if self.weights is None else [self.key, self.weights]), *opts)
         values = dict(leaves(merge_layers(read_layers(self.config_file))))
+        entry = zoo().get(self.weights or "")
+        values |= dict(entry.settings if entry else ())
         return values | dict(zip(typed[::2], typed[1::2]))
 
     @property
@@ -163,7 +169,8 @@ def require_task(task: str | None) -> None:
         InputError: names the nearest task.
     """
     if task is not None:
-        known(task, TASKS, "task")
+        hint = " (semantic: a class of each pixel; panoptic: segments; detection: boxes and masks of instances)"
+        known(task, TASKS, "task", hint=hint)
 
 
 def is_repository(model: str) -> bool:
@@ -219,9 +226,12 @@ def list_models(task: str | None = None) -> list[str]:
         InputError: there is no such task.
     """
     require_task(task)
-    parts = {name for name, entry in zoo().items() if entry.key not in OF_MODELS}
-    names = [name for name in (*SHIPPED_CONFIGS, *shipped_tags(), *zoo()) if name not in parts]
-    return [name for name in names if task in (None, find_model(name).task)]
+    return [name for name in _model_names() if task in (None, find_model(name).task)]
+
+
+def _model_names() -> list[str]:
+    models = [name for name, entry in zoo().items() if entry.key in OF_MODELS]
+    return [*SHIPPED_CONFIGS, *shipped_tags(), *models]
 
 
 def find_clip(weights: str) -> tuple[str, str]:
@@ -276,7 +286,8 @@ def _named(model: str, task: str | None) -> ModelChoice:
     config = folder / CONFIG
     if not config.is_file():
         raise InputError(
-            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration"
+            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, as in "
+            "--config-file semseg/catseg+openai_vitb16"
         )
     if place.is_dir():
         if any((place / file).exists() for file in OF_FOLDERS):
@@ -344,6 +355,6 @@ def _unknown(model: str) -> InputError:
     if os.sep in model or model.endswith(SUFFIXES):
         return no_checkpoint(model)
     return InputError(
-        f'no model "{model}": {nearest(model, [MINI, *zoo(), *SHIPPED_MODELS, *shipped_tags()])} '
-        "(clipself-seg weights lists them)"
+        f'no model "{model}": {nearest(model, [MINI, *_model_names()], FIRST)} (clipself-seg weights lists all; what '
+        "finds masks, such as sam2, goes with --masks)"
     )

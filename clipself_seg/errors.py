@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import reprlib
 import signal
 import sys
@@ -19,6 +20,8 @@ P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
 NO_READER = 141  # that of a program whose output nobody reads any more, as of a shell
 GOES_ON = "the same command goes on"
+# NumPy's, OpenCV's and torch's words for memory that there is not; the size is in bytes where it has no unit.
+NO_MEMORY = re.compile(r"allocate ([\d.]+)(?: ([KMGTPE]iB))?", re.IGNORECASE)
 # Packages that are not on PyPI under their own names.
 PINNED = ("detectron2", "panopticapi")
 
@@ -85,6 +88,20 @@ def in_short(error: BaseException, letters: int = 80) -> str:
     return lines[0][:letters]
 
 
+def out_of_memory(error: BaseException) -> str:
+    """The sentence about an error for want of memory: the size asked for, and what makes it less; else ""."""
+    match = NO_MEMORY.search(str(error))
+    if not (match or isinstance(error, MemoryError)):
+        return ""
+    size = "more than there is"
+    if match:
+        size = f"{match[1]} {match[2]}" if match[2] else f"{float(match[1]) / 2**30:.2f} GiB"
+    return (
+        f"out of memory, {size} asked for at once: give smaller images or fewer at a time (predict --batch-size), or "
+        "lower INPUT.MIN_SIZE_TEST, in a training SOLVER.IMS_PER_BATCH"
+    )
+
+
 class _Short(reprlib.Repr):
     """Values of a file, whoever wrote it: nothing of them is called but what Python itself has."""
 
@@ -120,14 +137,14 @@ def ended_by(status: int) -> str:
     )
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """A hint such as ``did you mean "ViT-B-16"?``, or a list of choices when nothing is close."""
+def nearest(name: str, choices: Iterable[str], first: Iterable[str] = ()) -> str:
+    """A hint such as ``did you mean "ViT-B-16"?``, or a list of `first`, else of choices, when nothing is close."""
     names = sorted(set(choices))
     lowered = {candidate.lower(): candidate for candidate in names}
     if close := difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5):
         return f'did you mean "{lowered[close[0]]}"?'
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"choose from: {shown}"
+    shown = [*first] or names[:8]
+    return f"choose from: {', '.join(shown)}{', ...' if len(names) > len(shown) else ''}"
 
 
 def known(
@@ -219,7 +236,7 @@ def after_interrupt(again: str) -> Iterator[None]:
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Turns an `InputError` that escapes a command into one line on stderr and exit status 2.
 
-    So with trouble of the file system: a full disk, a folder that may not be written. Ctrl-C is one
+    So with trouble of the file system: a full disk, a folder that may not be written; and of memory. Ctrl-C is one
     line and status 130; an output that nobody reads any more, as before ``| head``, is status 141 without a word.
     """
 
@@ -251,6 +268,11 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
                 f"error: {place}{error.strerror}: make room, or give another path; files that are "
                 "complete stay as they are\n"
             )
+            return 2
+        except Exception as error:
+            if not (said := out_of_memory(error)):
+                raise
+            sys.stderr.write(f"error: {said}\n")
             return 2
 
     return wrapped

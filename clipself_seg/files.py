@@ -151,6 +151,20 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not target.is_dir():
         raise OSError(errno.ENOTDIR, "is no folder that could be replaced", str(target))
+    with folder_beside(target) as made:
+        yield made
+        if target.exists():
+            os.replace(target, made.with_name("earlier"))
+        os.replace(made, target)
+
+
+@contextlib.contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `target`, which goes at the end; what killed calls for the same have left, too.
+
+    Raises:
+        OSError: a file cannot be written; names `target` if it is of the temporary folder.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
         with contextlib.suppress(FolderInUse):
@@ -162,9 +176,6 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with naming_path(target, around), alone_in(made):
             yield made
-            if target.exists():
-                os.replace(target, earlier)
-            os.replace(made, target)
     finally:
         _put_back(earlier, target)
         shutil.rmtree(around, ignore_errors=True)

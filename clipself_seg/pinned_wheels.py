@@ -52,6 +52,13 @@ PINS = (
 )
 
 
+# File of Detectron2 -> what NumPy 2 refuses in it, and what does the same under both.
+MENDED = {
+    "detectron2/evaluation/sem_seg_evaluation.py": (b"copy=copy, dtype=dtype)", b"dtype=dtype)"),
+    "detectron2/layers/mask_ops.py": (b"np.array(mask, copy=False)", b"np.array(mask)"),
+}
+
+
 def record_line(name: str, content: bytes) -> Tuple[str, str, str]:
     """A file's line in a wheel's RECORD: name, hash and size."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
@@ -59,7 +66,7 @@ def record_line(name: str, content: bytes) -> Tuple[str, str, str]:
 
 
 def wanted_files(wheel: Path, package: str) -> Dict[str, bytes]:
-    """The files of a wheel that are installed: one package and its metadata, without requirements.
+    """The files of a wheel that are installed: one package, mended for NumPy 2, and its metadata, without requirements.
 
     Compiled extensions stay out: they are built for one Python and one torch, and elsewhere fail
     in ways that are hard to read. detectron2 falls back to Python where they are missing.
@@ -70,7 +77,8 @@ def wanted_files(wheel: Path, package: str) -> Dict[str, bytes]:
             top, _, rest = name.partition("/")
             ours = top == package or (top.endswith(".dist-info") and rest != "RECORD")
             if ours and rest and not name.endswith(("/", ".so")):
-                files[name] = archive.read(name)
+                refused, taken = MENDED.get(name, (b"", b""))
+                files[name] = archive.read(name).replace(refused, taken)
     info = next(name.partition("/")[0] for name in files if name.endswith(".dist-info/METADATA"))
     lines = files[info + "/METADATA"].decode().splitlines(True)
     kept = [line for line in lines if not line.startswith(("Requires-Dist:", "Provides-Extra:"))]

@@ -108,7 +108,7 @@ def test_a_kind_of_tower_is_distilled_and_its_file_is_read(tmp_path):
         (["MODEL.CLIP.ATTENTION", "value_key"], r"did you mean \"value_value\".* it with --import"),
         ([OBJECTIVE.replace("RANKS", "RANK"), "1"], r"RANKS\"\? \(or import the module that regis"),
         ([OBJECTIVE, "-1"], "RANKS must be 0 or more"),
-        ([OBJECTIVE, "1", "MODEL.CLIPSELF.TARGET", "captions"], "RANKS must be 0.0 but for the t"),
+        ([OBJECTIVE, "1", "MODEL.CLIPSELF.TARGET", "captions"], "RANKS must be 0.0 unless TARGET"),
     ],
 )
 def test_what_nobody_registered_and_wrong_values_are_refused_by_name(words, message):

@@ -111,7 +111,7 @@ def test_a_generator_on_a_backbone_from_outside_is_named_by_one_of_the_project(t
         (
             ("MODEL.CLIP_BRANCH.KIND", "backbone", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
             + (KEY, "SameCLIP"),
-            "CLIP_BRANCH.BACKBONE must be empty, as MODEL.CLIP.BACKBONE names",
+            "CLIP_BRANCH.BACKBONE must be empty or equal to MODEL.CLIP.BACKBONE",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Which model a name, a file or a folder means, before anything heavy is imported."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.choice import (
     DEFAULTS,
+    FIRST,
     TASKS,
     TRAINED,
     ModelChoice,
@@ -18,6 +20,7 @@ from clipself_seg.choice import (
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
+from tests.conftest import ROOT
 
 
 def test_without_a_name_each_task_has_a_model_of_photographs_that_can_be_fetched():
@@ -104,6 +107,11 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
         (("catseg-bse",), 'did you mean "catseg-base"'),
         (("catseg-base", "panoptic"), "catseg-base does semantic, not panoptic"),
         (("catseg-base", "boxes"), 'unknown task "boxes"'),
+        (("catseg-base", "instance"), r"detection: boxes and masks of instances\)"),
+        (
+            ("sam",),
+            f'no model "sam": choose from: {", ".join(FIRST)}, .*such as sam2, goes with --masks',
+        ),
         (("resnet101",), "resnet101 is a part of a model"),
         (("nowhere/model.pth",), "no checkpoint at nowhere/model.pth"),
         ((tmp_path / "model.pth",), "has no config.yaml beside it"),
@@ -112,6 +120,12 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
     ]:
         with pytest.raises(InputError, match=says):
             find_model(*given)
+
+
+def test_the_models_to_begin_with_are_those_of_the_readme():
+    lines = (ROOT / "README.md").read_text("utf-8").partition("| may I ship it? |")[2].splitlines()
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[1:])
+    assert [row.split("`")[1] for row in rows if "`" in row] == [*FIRST]
 
 
 def test_every_model_of_the_zoo_has_a_task():

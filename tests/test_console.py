@@ -6,12 +6,14 @@ import importlib
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from clipself_seg import __main__ as console
 from clipself_seg.commands import demo, train
 from clipself_seg.commands.options import Command
 from clipself_seg.errors import shown
+from clipself_seg.prediction.loop import reason_of
 from tests.conftest import ROOT
 from tests.faults import run_python
 
@@ -185,6 +187,34 @@ def test_an_interruption_that_a_library_turns_into_another_error_is_a_sentence(m
         assert command([]) == 130
         assert capsys.readouterr().err == "interrupted; what is complete stays: it goes on\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "error, size",
+    [
+        (np._core._exceptions._ArrayMemoryError((1 << 20, 1 << 26), np.dtype("f8")), "512. TiB"),
+        (
+            RuntimeError("can't allocate memory: you tried to allocate 3221225472 bytes."),
+            "3.00 GiB",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0"), "20.00 MiB"),
+        (MemoryError(), "more than there is"),
+    ],
+)
+def test_memory_that_there_is_not_is_a_sentence_with_its_size_and_keys(
+    monkeypatch, capsys, error, size
+):
+    def starved():
+        raise error
+
+    monkeypatch.setattr(demo, "demo", starved)
+    assert console.main(["demo"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith(f"error: out of memory, {size} asked for at once: ")
+        and "SOLVER.IMS_PER_BATCH" in said
+    )
+    assert reason_of(error) == said.removeprefix("error: ").strip()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from clipself_seg.files import (
     alone_in,
     atomic_folder,
     atomic_path,
+    folder_beside,
     read_json,
     remove_leftovers,
     require_regular_file,
@@ -186,6 +187,16 @@ def test_a_killed_write_of_a_folder_is_cleared_by_the_next_one_and_a_live_one_is
         assert live.exists() and [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
         raise ValueError
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_beside_a_file_goes_with_what_a_killed_call_left(tmp_path):
+    code = "import os, sys; from clipself_seg.files import *\nwith folder_beside(Path(sys.argv[1])) as made:\n"
+    run_python(f"{code} (made / 'x').touch(); os._exit(9)", tmp_path / "a.onnx")
+    assert len([*tmp_path.glob(".a.onnx.*.part")]) == 1
+    with folder_beside(tmp_path / "a.onnx") as made:
+        (made / "a.onnx").touch()
+        os.replace(made / "a.onnx", tmp_path / "a.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
 def test_a_folder_takes_the_place_of_no_file(tmp_path):

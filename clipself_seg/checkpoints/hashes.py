@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from clipself_seg.private_torch import COUNTS_WRITES, StorageWeakRef
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -64,7 +65,7 @@ def weights_state(module: nn.Module) -> WeightsState:
         for tensor in (*part._parameters.values(), *part._buffers.values())
         if tensor is not None
     ]
-    if any(tensor.is_inference() for tensor in weights):
+    if not COUNTS_WRITES or any(tensor.is_inference() for tensor in weights):
         return WeightsState()
     prints: list[tuple[object, ...]] = [
         (id(t), t._version, t.data_ptr(), t.shape, t.stride()) for t in weights

@@ -123,7 +123,7 @@ def hub_file(name: HubName) -> Path:
     try:
         return _fetch(name, wanted)
     except NotFetched as error:
-        raise _by_hand(name, wanted, error) from None
+        raise _by_hand(name, " or ".join(wanted), error) from None
     except FileNotFoundError:
         raise InputError(
             f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:weights.pt"
@@ -153,7 +153,7 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
             for files in filter(None, ([*others], [*others, *needed])):
                 folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
     except NotFetched as error:
-        raise _by_hand(name, needed, error) from None
+        raise _by_hand(name, " and ".join([*needed, *others[:1]]), error) from None
     assert folder is not None
     for file in needed:
         if not (folder / file).is_file():
@@ -262,10 +262,10 @@ def _errors_of_hub(name: HubName) -> Iterator[None]:
         ) from None
 
 
-def _by_hand(name: HubName, wanted: Sequence[str], error: NotFetched) -> NotFetched:
+def _by_hand(name: HubName, wanted: str, error: NotFetched) -> NotFetched:
     """The error about files of the hub that says where a person gets them, and where to put them."""
     return NotFetched(
-        f"{HUB}{name.repository} is not on this machine; {error}: fetch {' or '.join(wanted)} from {name.page} into "
+        f"{HUB}{name.repository} is not on this machine; {error}: fetch {wanted} from {name.page} into "
         f"{name.folder}, or give the path where you have it"
     )
 

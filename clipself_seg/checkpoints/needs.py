@@ -24,6 +24,7 @@ from clipself_seg.checkpoints.locate import (
 )
 from clipself_seg.checkpoints.mask_models import (
     IMAGE_SETTINGS,
+    MASK_MODELS,
     NEEDED,
     is_mask_model_name,
     mask_model,
@@ -70,11 +71,14 @@ def fetch_needed(values: Mapping[str, Any]) -> None:
     """
     masks, tokenizer = _mask_model(values), _tokenizer_of(str(values.get("MODEL.CLIP.NAME", "")))
     parts = [*_weights(values), *_masks(masks), *_tokenizer(tokenizer, values)]
+    # First those that take a person, so that nothing is fetched in vain.
+    parts.sort(key=lambda part: bool(part.entry.addresses))
     if parts:
         sizes = [(part.entry.size or 0) / 1e6 or part.entry.megabytes for part in parts]
-        more = " and more" if None in sizes else ""
+        total = f"{sum(filter(None, sizes)):,.0f} MB" if any(sizes) else "of unknown size"
+        more = " and more" if any(sizes) and None in sizes else ""
         said = "; ".join(map(str, parts))
-        sys.stderr.write(f"to be fetched, {sum(filter(None, sizes)):,.0f} MB{more}: {said}\n")
+        sys.stderr.write(f"to be fetched, {total}{more}: {said}\n")
     try:
         if masks:
             require_installed("transformers", "a model that finds masks", "masks")
@@ -117,7 +121,8 @@ def _masks(given: str) -> Iterator[Part]:
     if present_folder(name, NEEDED) is None:
         unknown = Entry(name=given, file="", addresses=(name.page,), licence=model.licence)
         by_hand = f"{', '.join((*NEEDED, IMAGE_SETTINGS[0]))} of {name.page} into {name.folder}"
-        entry = zoo().get(given, unknown)
+        family = (zoo()[n] for n, m in MASK_MODELS.items() if m.repository == name.repository)
+        entry = next(family, unknown)
         yield Part(entry, by_hand, functools.partial(mask_model_folder, given))
 
 

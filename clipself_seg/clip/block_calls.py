@@ -23,14 +23,9 @@ Block = Callable[..., Tensor]
 # Of a block: with and without gradients, masks, one class or several; torch expects 8.
 INPUT_KINDS = 32
 FEWEST_ELEMENTS = 2**20  # of a block's input; with fewer the bookkeeping takes longer than it saves
-ATTENTION_PREFIX = "_scaled_dot_product_"  # one operator for each of torch's implementations
+# One operator for each of torch's implementations; one of another name is computed twice, and no result changes.
+ATTENTION_PREFIX = "_scaled_dot_product_"
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "convolution"}
-
-
-def allow_kinds_of_inputs() -> None:
-    """Lets torch compile a block for as many kinds of inputs as there are."""
-    limit = torch._dynamo.config.cache_size_limit
-    torch._dynamo.config.cache_size_limit = max(INPUT_KINDS, limit)
 
 
 def compiled(block: Block) -> Block:

@@ -21,7 +21,6 @@ import functools
 import os
 import platform
 import re
-import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -30,7 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.precision import SharedSetting
 from clipself_seg.errors import known
+from clipself_seg.private_torch import CONVOLUTION_BACKWARD, functorch_may_be_active, own_tensor
 from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
@@ -132,7 +133,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if (
         torch.compiler.is_compiling()  # first: compilers have products of their own
         # Neither torch.func nor a tracer, such as fvcore's that counts operations, looks into `_Product`.
-        or torch._C._are_functorch_transforms_active()
+        or functorch_may_be_active()
         or torch.jit.is_tracing()
         or stock.get()  # before the rows: an exported graph must not depend on their number
         or x.device.type != "cpu"
@@ -154,14 +155,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return rows_RO.view(*x.shape[:-1], -1)
 
 
-class _Products:
-    """torch's setting, which all threads share, and how many of them want it changed."""
-
-    lock = threading.Lock()
-    inside = 0
-    before = ""
-
-
 @contextlib.contextmanager
 def products_by_onednn() -> Iterator[None]:
     """Lets oneDNN compute torch's float32 products inside the context, where `onednn_is_exact`; else does nothing.
@@ -172,31 +165,16 @@ def products_by_onednn() -> Iterator[None]:
     if stock.get() or not onednn_is_exact():
         yield
         return
-    with _asked_of_onednn():
+    with _PRODUCTS.set_to("fp32_precision", "bf16"):
         yield
-
-
-@contextlib.contextmanager
-def _asked_of_onednn() -> Iterator[None]:
-    """`products_by_onednn`, whether or not it is exact here."""
-    setting = _setting()
-    with _Products.lock:
-        if not _Products.inside:
-            _Products.before = setting.fp32_precision
-            setting.fp32_precision = "bf16"
-        _Products.inside += 1
-    try:
-        yield
-    finally:
-        with _Products.lock:
-            _Products.inside -= 1
-            if not _Products.inside:
-                setting.fp32_precision = _Products.before
 
 
 def _setting() -> Any:
     """torch's setting for float32 products on a CPU, which torch's types do not know; None before 2.9."""
     return getattr(torch.backends.mkldnn, "matmul", None)
+
+
+_PRODUCTS = SharedSetting(_setting())
 
 
 @functools.cache
@@ -211,7 +189,7 @@ def onednn_is_exact() -> bool:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
         exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-        with _asked_of_onednn():
+        with _PRODUCTS.set_to("fp32_precision", "bf16"):
             error = F.scaled_dot_product_attention(q, k, v) - exact
         return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 
@@ -223,8 +201,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
         product = linear(rows, weight, bias)  # without gradients here: the convolution
-        # Autograd must not take the result for a view, which callers could not change in place.
-        return torch.ops.aten._unsafe_view(product, product.shape)
+        return own_tensor(product)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -250,8 +227,10 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
+    if CONVOLUTION_BACKWARD is None:
+        return gradient.T @ rows if number else gradient @ weight
     wanted = [number == 0, number == 1, False]
-    image = torch.ops.aten.convolution_backward(
+    image = CONVOLUTION_BACKWARD(
         gradient[None, :, None].permute(0, 3, 1, 2),
         rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +29,49 @@ def _tf32() -> tuple[str, bool | str]:
         return "fp32_precision", torch.backends.cuda.matmul.fp32_precision
 
 
+class SharedSetting:
+    """A setting of torch's that all threads share, with values inside of contexts that may overlap in any order.
+
+    The newest context that is still open decides; the last one to close restores what was there before the first.
+    """
+
+    def __init__(self, owner: object) -> None:
+        """
+        Args:
+            owner: has the setting as an attribute.
+        """
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._before: tuple[str, Any] = ("", None)
+        self._open: dict[object, tuple[str, Any]] = {}
+
+    @contextlib.contextmanager
+    def set_to(self, name: str, value: Any) -> Iterator[None]:
+        """Sets the value inside the context, under the attribute's name."""
+        own = object()
+        with self._lock:
+            if not self._open:
+                self._before = name, getattr(self._owner, name)
+            self._open[own] = name, value
+            setattr(self._owner, name, value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._open[own]
+                setattr(self._owner, *next(reversed(self._open.values()), self._before))
+
+
+_TF32 = SharedSetting(torch.backends.cuda.matmul)
+
+
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Allows a GPU to round the factors of matrix products to TF32, or forbids it; no effect on the CPU."""
-    name, before = _tf32()
+    name, _ = _tf32()
     wanted = allowed if name == "allow_tf32" else "tf32" if allowed else "ieee"
-    setattr(torch.backends.cuda.matmul, name, wanted)
-    try:
+    with _TF32.set_to(name, wanted):
         yield
-    finally:
-        setattr(torch.backends.cuda.matmul, name, before)
 
 
 def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool | str]:

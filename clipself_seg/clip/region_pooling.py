@@ -109,7 +109,8 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
     # A GPU is not waited for: no box is longer than the limits of its corners.
     most = cells * math.ceil(FARTHEST[1] - FARTHEST[0])
     if on_cpu(count_n):
-        most = int(count_n.max()) if len(count_n) else 1
+        # A box of no numbers has no samples.
+        most = int(count_n.nan_to_num().max()) if len(count_n) else 1
     index_s = torch.arange(most, device=start_n.device)
     centres_ns = start_n[:, None] + (index_s + 0.5) * (length_n / count_n)[:, None]
     used_ns = (index_s < count_n[:, None]) & (centres_ns >= -1) & (centres_ns <= cells)

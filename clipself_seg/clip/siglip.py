@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import html
 import math
-import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +25,12 @@ from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layou
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
+from clipself_seg.clip.tokenizers import (
+    FileTokenizer,
+    Tokenizer,
+    open_clip_tokenizer,
+    repository_tokenizer,
+)
 from clipself_seg.clip.tower import ATTENTION_POOL
 from clipself_seg.clip.tower_kind import (
     TRANSFORMERS_TEXT,
@@ -211,10 +214,9 @@ def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
 
 
 def canonical(text: str) -> str:
-    """A text as SigLIP was trained with it: lower case, without punctuation, with single spaces."""
-    text = html.unescape(html.unescape(text)).replace("_", " ")
-    text = text.translate(str.maketrans("", "", string.punctuation)).lower()
-    return " ".join(text.split())
+    """A text as open_clip gives it to SigLIP: mended by ftfy, lower case, without punctuation, with single spaces."""
+    cleaned: str = open_clip_tokenizer().get_clean_fn("canonicalize")(text)
+    return cleaned
 
 
 def siglip_tokenizer(architecture: Architecture) -> Tokenizer:

@@ -36,6 +36,8 @@ from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
+ENTRY = "[0-9a-f]" * 32 + ".safetensors"
+MOST_BYTES = 2**30  # of the entries on disk together
 OTHER = (("background",),)  # a word that is always among those that examples are compared with
 KEPT = 16  # tensors in memory: sets of classes, with and without examples
 
@@ -129,8 +131,8 @@ class Texts:
 class TextBank(Texts):
     """Class embeddings of prompts: encoded, normalised, averaged, normalised.
 
-    They are kept on disk, too, under a key made of weights and sentences. What is kept is the same whoever asks first:
-    encoded without autocast, inference mode and gradients.
+    They are kept on disk, too, up to `MOST_BYTES`, under a key made of weights and sentences. What is kept is the same
+    whoever asks first: encoded without autocast, inference mode and gradients.
     """
 
     def __init__(
@@ -255,8 +257,18 @@ def _to_disk(path: Path, text: Tensor) -> None:
             safetensors.torch.save_file({"text": text}, temporary, metadata=metadata)
         # Of killed processes: a younger one may be what another run is writing.
         remove_leftovers(path.parent, age=DAY)
+        _forget_oldest(path.parent)
     except OSError:  # a read-only or full disk costs the next run some time, no more
         return
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Removes the entries that were written the longest time ago, where all together have more than `MOST_BYTES`."""
+    size = 0
+    for path in sorted(folder.glob(ENTRY), key=os.path.getmtime, reverse=True):
+        size += path.stat().st_size
+        if size > MOST_BYTES:
+            path.unlink(missing_ok=True)
 
 
 def _digest(path: Path, text: Tensor) -> str:

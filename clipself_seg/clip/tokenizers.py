@@ -79,7 +79,7 @@ class ClipTokenizer(FileTokenizer):
     """CLIP's byte pairs, with a start and an end token: open_clip's `SimpleTokenizer`."""
 
     def __init__(self) -> None:
-        module = _open_clip_tokenizer()
+        module = open_clip_tokenizer()
         # The module makes one for itself, which takes a while.
         self._pairs = getattr(module, "_tokenizer", None) or module.SimpleTokenizer()
         self._word = functools.lru_cache(WORDS)(self._pairs.encode)
@@ -107,7 +107,8 @@ def clip_tokenizer() -> Tokenizer:
     return ClipTokenizer()
 
 
-def _open_clip_tokenizer() -> ModuleType:
+@functools.cache
+def open_clip_tokenizer() -> ModuleType:
     """open_clip's module of that name, alone where open_clip has not been imported."""
     name = f"{OPEN_CLIP}.tokenizer"
     path = open_clip_folder() / "tokenizer.py"

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
-from clipself_seg.clip.block_calls import allow_kinds_of_inputs, run_block
+from clipself_seg.clip.block_calls import INPUT_KINDS, run_block
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, attended_tokens
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.private_torch import allow_graphs
 
 Run = Callable[..., Tensor]
 """Calls a method of a block with tokens and further arguments, such as `TransformerTower.run`."""
@@ -207,7 +208,7 @@ class ImageTower(nn.Module, abc.ABC):
             )
         if options.compiled:
             self._require("MODEL.CLIP.COMPILE", True, self.readouts.compiled)
-            allow_kinds_of_inputs()
+            allow_graphs(INPUT_KINDS)
         self.dense_feature = dense
         self.attention = attention
         self.checkpointing = options.checkpointing

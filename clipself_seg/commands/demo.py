@@ -32,12 +32,12 @@ def demo(args: argparse.Namespace) -> None:
     """
     from clipself_seg.files import alone_in
 
-    folder = Path(args.output).absolute()
+    folder = Path(args.output)
     with alone_in(folder):
         page = write_demo(folder)
-    sys.stdout.write(f"\nPage: {page}\n")
+    sys.stdout.write(f"Page: {page}\n")
     if not args.no_open and has_screen():
-        webbrowser.open(page.as_uri())
+        webbrowser.open(page.absolute().as_uri())
 
 
 def write_demo(folder: Path) -> Path:
@@ -81,7 +81,7 @@ def write_explore(images: Sequence[Path], folder: Path) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"\n=== {text}\n")
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 

@@ -111,14 +111,10 @@ def _device() -> None:
         return
     import torch
 
-    from clipself_seg.clip.linear import choice, onednn_is_exact
     from clipself_seg.config.device import bfloat16_pays
 
-    convolution, reason = choice()
     _say(
         f"  CPU, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}",
-        f"  linear layers by {'convolutions' if convolution else 'matrix products'}: {reason}",
-        f"  attention over many tokens by {'oneDNN' if onednn_is_exact() else 'torch'}",
     )
     pays = {True: "has", False: "lacks", None: "may lack"}[bfloat16_pays()]
     _say(f"  --precision bfloat16 is quicker with instructions for it, which this processor {pays}")
@@ -162,12 +158,12 @@ def _datasets() -> None:
     from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
-        folder = os.environ.get(root.variable) or f"not set: {root.shipped or root.path}"
+        folder = os.environ.get(root.variable) or f"not set: {root.path}"
         _say(f"  ${root.variable}: {folder}")
     here = [name for name, entry in DATASETS.items() if not entry.missing()]
     _say(
         f"  with their files: {', '.join(here) or 'none'}",
-        f"  {len(DATASETS) - len(here)} of {len(DATASETS)} are without: docs/install.md says how to get them",
+        f"  {len(DATASETS) - len(here)} of {len(DATASETS)} are without: a run that needs one says how to get it",
     )
 
 

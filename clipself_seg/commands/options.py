@@ -321,13 +321,13 @@ def task(options: Options, text: str = "semantic, panoptic or detection (the mod
     options.add_argument("--task", help=text)
 
 
-def say_model(name: str, reason: str) -> None:
+def say_model(name: str, reason: str, option: str = "--model") -> None:
     """Says on the terminal which model of the zoo is taken where nobody names one, its licence, and why."""
     from clipself_seg.checkpoints.zoo import zoo
 
     licence = zoo()[name].licence
     sys.stderr.write(
-        f"no --model: {name}, licence {licence}; {reason}. --model mini is for generated scenes\n"
+        f"no {option}: {name}, licence {licence}; {reason}. --model mini is for generated scenes\n"
     )
 
 

@@ -184,14 +184,14 @@ def _settle(args: argparse.Namespace) -> str:
             if args.model == MINI:
                 args.model = None
                 args.config_file = MINI_OF_MASKS
+            elif args.model is not None and not (own := find_model(args.model)).clip:
+                raise InputError(
+                    f"{args.model} is a model for {own.task}, and no CLIP alone, which --masks needs: name a CLIP"
+                )
     choice = find_model(args.model, args.task, args.config_file)
     if args.model is None and args.config_file is None:
         reason = "it names these masks" if args.masks else REASONS[choice.task]
         options.say_model(str(choice.weights), reason)
-    if args.masks is not None and args.config_file is None and not choice.clip:
-        raise InputError(
-            f"{args.model} is a model for {choice.task}, and no CLIP alone, which --masks needs: name a CLIP"
-        )
     chosen = choice.task or TASKS[0]
     options.refuse_other_tasks(main.parser(), args, chosen)
     for name in args.save or ():
@@ -357,6 +357,6 @@ def _say_kinds(words: Vocabulary) -> None:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         kinds.append((", ".join(names[:SHOWN]) or "none") + more)
     sys.stderr.write(
-        f"taken for things: {kinds[0]}; for stuff: {kinds[1]}. "
-        '--stuff "NAME, NAME" says which are stuff, --stuff "" that none are\n'
+        f"things, each object a segment of its own: {kinds[0]}; stuff, one segment each: {kinds[1]}. "
+        'Change it by --stuff "NAME, NAME", or --stuff "" for none\n'
     )

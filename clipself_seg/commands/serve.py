@@ -200,7 +200,7 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
         if not wanted if args.tasks is None else task not in args.tasks:
             continue
         if not (model or mini):
-            say_model(default, "trained for its task")
+            say_model(default, "trained for its task", f"--{task}")
         model = model or ("mini" if mini else default)
         scores = [find_model(model, task).score_key, str(SCORE_THRESHOLD)]
         opts = scores if task == "detection" else []

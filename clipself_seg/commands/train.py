@@ -114,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
     """Trains or evaluates as one process of the run."""
     from clipself_seg.config.load import Sources, load_config, option_pairs
     from clipself_seg.config.weight_checks import fetch_addresses, require_weights
+    from clipself_seg.data.datasets.records import require_files
+    from clipself_seg.data.datasets.table import DATASETS
 
     cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
     said: list[str] = []
@@ -128,6 +130,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             f"give --task, --model, --config-file (a name below configs/) or DATASETS.{key}"
         )
+    for name in cfg.DATASETS.TEST if args.eval_only else ():  # before weights are fetched
+        if name in DATASETS:
+            require_files(name, DATASETS[name], otherwise="; or leave it out of DATASETS.TEST")
     require_weights(cfg)
     from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 

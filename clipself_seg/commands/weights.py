@@ -127,7 +127,9 @@ def _cut(line: str) -> str:
 def _get(names: list[str]) -> int:
     from clipself_seg.checkpoints.locate import fetch
     from clipself_seg.checkpoints.mask_models import MASK_MODELS, mask_model_folder
+    from clipself_seg.checkpoints.needs import fetch_needed
     from clipself_seg.checkpoints.zoo import zoo
+    from clipself_seg.choice import OF_MODELS, find_model
 
     if not names:
         raise InputError("weights get needs a name: clipself-seg weights lists them")
@@ -137,6 +139,8 @@ def _get(names: list[str]) -> int:
         entry = zoo()[name]
         path = mask_model_folder(name) if name in MASK_MODELS else fetch(entry)
         sys.stdout.write(f"{name}: {path} ({entry.licence})\n")
+        if entry.key in OF_MODELS:  # its CLIP and its tokenizer, too
+            fetch_needed(find_model(name).values())
     return 0
 
 
@@ -147,7 +151,7 @@ def _check(folders: list[str]) -> int:
     for folder in folders:
         if not Path(folder).is_dir():
             raise InputError(f"no folder {folder}: name one with files of weights")
-    bad = 0
+    bad, none = 0, True
     for entry in zoo().values():
         own = [Path(folder, entry.file) for folder in folders]
         if not folders and (present := present_file(entry)):
@@ -159,4 +163,7 @@ def _check(folders: list[str]) -> int:
             except InputError as error:
                 bad, said = 1, f", error: {error}"
             sys.stdout.write(f"{path}: {entry.name}{said}\n")
+            none = False
+    if none:
+        sys.stdout.write("no file has the name of a published one; docs/models.md lists them\n")
     return bad

@@ -8,9 +8,11 @@ number of processes and workers, and a resumed run continues as if it had not be
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.queues import Queue
 from traceback import print_exception
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 
 # Torch's words for a worker that was ended from outside, and its number.
 DEAD_WORKER = re.compile(
@@ -223,7 +225,7 @@ def dead_workers_named() -> Iterator[None]:
             raise
         raise InputError(
             f"process {match[1]}, which reads images for this one, was ended by the system, often for want "
-            "of memory (or of room in /dev/shm): free some, or lower DATALOADER.NUM_WORKERS"
+            "of memory, or of room in /dev/shm: free some, or set DATALOADER.NUM_WORKERS 0, which needs neither"
         ) from None
 
 
@@ -260,15 +262,26 @@ def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
         pin_memory=torch.cuda.is_initialized(),
         # A generator of its own: by default the loader would draw from torch's global one.
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_hide_lost_process,
+        worker_init_fn=_start_worker,
         **options,
     )
     return Batches(loader)
 
 
-def _hide_lost_process(worker: int) -> None:
-    """Lets a worker print no traceback where the process that it reads for was killed while it took a sample."""
+def _start_worker(worker: int) -> None:
+    """Lets a worker end where it cannot hand over a sample, which would be awaited for ever.
+
+    Where the process that it reads for was killed while it took a sample, it prints no traceback.
+    """
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     lost = (ConnectionError, EOFError)
     sys.excepthook = lambda kind, *of: (
         None if issubclass(kind, lost) else print_exception(kind, *of)
     )
+
+
+def _end_worker(error: Exception, samples: object) -> None:
+    """Says why samples cannot be handed over, such as for a full /dev/shm, and ends this process."""
+    sys.stderr.write(f"{in_short(error, 200)}\n")
+    sys.stderr.flush()
+    os._exit(1)

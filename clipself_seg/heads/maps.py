@@ -23,27 +23,32 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Normalised maps (B, C, H, W); B may be 0 in one of several processes."""
+        """Normalised maps (B, C, H, W); B may be 0 in some of several processes, and in all of them."""
         if not self.training or not several_processes():
             return super().forward(maps)
         values = maps.float()
-        count = _Sum.apply(values.new_full((), float(values.numel() // self.num_features)))
-        mean = _Sum.apply(values.sum((0, 2, 3))) / count
+        count = SumOfProcesses.apply(
+            values.new_full((), float(values.numel() // self.num_features))
+        )
+        counted, count = count > 0, count.clamp(min=1)
+        mean = SumOfProcesses.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / count
-        self._update(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        variance = SumOfProcesses.apply((centred * centred).sum((0, 2, 3))) / count
+        unbiased = variance.detach() * count / (count - 1).clamp(min=1)
+        self._update(mean.detach(), unbiased, counted)
         factor = self.weight * (variance + self.eps).rsqrt()
         return centred * factor[:, None, None] + self.bias[:, None, None]
 
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
+    def _update(self, mean: Tensor, variance: Tensor, counted: Tensor) -> None:
+        """Moves the statistics towards those of a batch; `counted` is false of one that is empty."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        for running, own in ((self.running_mean, mean), (self.running_var, variance)):
+            running.lerp_(torch.where(counted, own, running), self.momentum)
 
 
-class _Sum(torch.autograd.Function):
+class SumOfProcesses(torch.autograd.Function):
     """Sum over all processes; the gradient is the sum of the gradients of all processes."""
 
     @staticmethod
@@ -59,6 +64,11 @@ def _all_reduce(own: Tensor) -> Tensor:
     total = own.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
+
+
+def mean_over_processes(own: Tensor) -> Tensor:
+    """A number's mean over all processes, the divisor by which the mean of their losses is the whole batch's."""
+    return _all_reduce(own) / dist.get_world_size() if several_processes() else own
 
 
 def several_processes() -> bool:

@@ -49,7 +49,8 @@ def load(
     Raises:
         InputError: the model is unknown, does another task, cannot be fetched or does not fit its configuration.
     """
-    model = fetched(model)
+    if config_file is None:  # beside one it is a file of weights
+        model = fetched(model)
     choice = find_model(model, task, config_file)
     given = [*opts, *([] if device is None else ["MODEL.DEVICE", device])]
     build: Any = PREDICTORS[choice.task]  # by `configurable`

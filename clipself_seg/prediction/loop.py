@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipself_seg.data.images import read_image
-from clipself_seg.errors import InputError, in_short
+from clipself_seg.errors import InputError, in_short, out_of_memory
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.prediction.files import ImageFile, InputFiles
 from clipself_seg.prediction.journal import Entry, InputState, Journal, Json, Written, input_state
@@ -302,6 +303,7 @@ def predict_each(
             outcomes |= zip(images, outputs, strict=True)
             return outcomes
         except Exception as error:
+            _warn_of_batches(f"{type(error).__name__}: {in_short(error)}")
             logger.debug("a batch fails, its images go one at a time", exc_info=error)
     for place, image in images.items():
         try:
@@ -311,12 +313,21 @@ def predict_each(
     return outcomes
 
 
+@functools.cache
+def _warn_of_batches(reason: str) -> None:
+    """Says once of each reason that a batch failed."""
+    slower = "its images go one at a time, which is slower: a smaller --batch-size may help"
+    logger.warning("a batch fails (%s); %s", reason, slower)
+
+
 def reason_of(error: Exception) -> str:
     """The reason why an image failed; an error that nobody foresaw is logged whole at DEBUG."""
     if isinstance(error, InputError):
         return str(error)
     logger.debug("an image cannot be processed", exc_info=error)
-    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
+    return (
+        out_of_memory(error) or f"cannot be processed ({type(error).__name__}: {in_short(error)})"
+    )
 
 
 def complain(path: str, reason: str) -> None:

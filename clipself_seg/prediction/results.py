@@ -421,6 +421,18 @@ class Detections(Prediction):
         return box_overlay(self.image, self.boxes, *given, legend, enlarge)
 
 
+def require_finite(*outputs: np.ndarray) -> None:
+    """Refuses outputs that are no numbers, as of float16 that overflows.
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise FloatingPointError(
+            "the outputs are not finite: the weights or the precision (TEST.PRECISION) are at fault"
+        )
+
+
 def label_type(count: int) -> type[np.unsignedinteger]:
     """The smallest type for labels of so many names that leaves its highest value free."""
     return np.uint8 if count <= 255 else np.uint16

@@ -31,6 +31,7 @@ from clipself_seg.prediction.results import (
     Segmentation,
     colours_of,
     label_type,
+    require_finite,
 )
 
 logger = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         flat = positions.ravel()
         pixels = np.bincount(flat, minlength=count)
         sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=count)
+        require_finite(sums)
         return Segmentation(
             labels=positions,
             scores=None if maps is None else maps.cpu().numpy(),
@@ -476,9 +478,14 @@ class DetectionPredictor(ImagePredictor[Detections]):
         instances = output["instances"].to("cpu")
         if nothing:
             instances = instances[:0]
+        boxes, scores = (
+            instances.pred_boxes.tensor.float().numpy(),
+            instances.scores.float().numpy(),
+        )
+        require_finite(boxes, scores)
         return Detections(
-            boxes=instances.pred_boxes.tensor.float().numpy(),
-            scores=instances.scores.float().numpy(),
+            boxes=boxes,
+            scores=scores,
             labels=instances.pred_classes.numpy(),
             masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
             seen=given.seen,

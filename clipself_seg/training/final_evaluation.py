@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 TITLE = "Classes that were trained and classes that were not, before and after, in percent"
 NO_OTHERS = (
-    "No class of DATASETS.TEST was not trained, so nothing is known of what is forgotten: name data sets with other "
-    "classes under `others` of the data file, or in DATASETS.TEST."
+    "All classes of DATASETS.TEST were trained, so no number says what the model has forgotten of others: name data "
+    "sets with other classes in DATASETS.TEST, or under `others` of the data file."
 )
 NO_NUMBERS = (
-    "No mixture was evaluated: DATASETS.TEST is empty, or nothing says which of its classes were trained, "
-    "DATASETS.TRAIN or TEST.TRAIN_VOCABULARY."
+    "No mixture of the weights before and after was evaluated: DATASETS.TEST is empty, or neither DATASETS.TRAIN nor "
+    "TEST.TRAIN_VOCABULARY says which of its classes were trained."
 )
 
 

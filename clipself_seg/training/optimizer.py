@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from detectron2.config import CfgNode
@@ -24,6 +24,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives every group its multiple of the rate, "lr_multiplier", by default 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_multiplier", 1.0)
+
+
+@cache
+def leaves_out_steps(device: torch.device) -> bool:
+    """True if this torch's optimiser heeds `leave_out_step`, which it does not promise; tried on one number."""
+    weight = torch.ones(1, device=device, requires_grad=True)
+    weight.grad = torch.ones(1, device=device)
+    optimizer = build_adamw([{"params": [weight]}], betas=(0.9, 0.98), eps=1e-6)
+    set_learning_rate(optimizer, 0.1)
+    leave_out_step(optimizer, torch.ones((), device=device))
+    optimizer.step()
+    return weight.item() == 1
 
 
 def leave_out_step(optimizer: torch.optim.Optimizer, left_out: Tensor) -> None:

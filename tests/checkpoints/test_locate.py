@@ -406,6 +406,8 @@ def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(hub, tmp_path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="OfflineModeIsEnabled.*: fetch config.yaml from"):
         hub_folder(NAME, ["config.yaml"], [])
+    with pytest.raises(InputError, match="fetch a.json and b.bin and c.json from"):  # all of them
+        hub_folder(NAME, ["a.json", "b.bin"], ["c.json", "d.json"])
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(DATA)
     assert hub_file(NAME) == folder / "model.safetensors"

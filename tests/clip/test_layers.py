@@ -2,6 +2,8 @@
 
 import math
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -249,6 +251,28 @@ def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkey
     assert setting().fp32_precision == "bf16"
     leave.set()
     thread.join()
+    assert setting().fp32_precision == before
+
+
+@with_setting
+def test_threads_that_ask_first_at_once_leave_the_setting_as_it_was(monkeypatch):
+    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
+
+    class Slow:
+        @property
+        def fp32_precision(self):
+            time.sleep(0.001)
+            return setting().fp32_precision
+
+        @fp32_precision.setter
+        def fp32_precision(self, value):
+            setting().fp32_precision = value
+            time.sleep(0.001)
+
+    before = setting().fp32_precision
+    monkeypatch.setattr(module._PRODUCTS, "_owner", Slow())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: module.onednn_is_exact.__wrapped__(), range(16)))
     assert setting().fp32_precision == before
 
 

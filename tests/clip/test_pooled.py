@@ -115,6 +115,7 @@ def test_the_image_towers_gelu_is_that_of_timms_name():
 
 def test_siglips_texts_are_lower_case_without_punctuation_and_end_with_the_end_token():
     assert canonical("A_Photo of  a dog's &amp; cat's toy!") == "a photo of a dogs cats toy"
+    assert canonical("ﬁre ＴＲＵＣＫ’s crÃ¨me cafe\u0301") == "fire trucks crème café"
     pieces = FileTokenizer(lambda text: [2 + len(word) for word in text.split()] + [1])
     tokens = siglips_own(pieces)
     assert tokens(["One, two", "a b c d e f"], 4).tolist() == [[5, 5, 1, 0], [3, 3, 3, 1]]

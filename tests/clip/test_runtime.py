@@ -134,7 +134,7 @@ CASES = {
     "aggregator": (aggregator_of, (8, 4, 4), (attention, "VALUES_AT_ONCE"), 242),
     "windows": (labels_of_windows, (7, 6, 6), (cost_aggregator, "AT_ONCE"), 39),
     "first best": (lambda x: first_best(x.clone()), (40, 70), (panoptic_merge, "CPU_NUMBERS"), 2),
-    "merge": (merged_from, MASKS, (panoptic_merge, "CPU_NUMBERS"), 78),
+    "merge": (merged_from, MASKS, (panoptic_merge, "CPU_NUMBERS"), 79),
     "resized masks": (
         lambda x: resize_masks(x, *CANVAS),
         MASKS,
@@ -193,6 +193,24 @@ def test_torchs_newer_name_of_the_tf32_setting_is_left_as_it_was():
     finally:
         setting.fp32_precision = before
     assert setting.allow_tf32 is False  # both names agree again
+
+
+def test_contexts_of_tf32_that_overlap_leave_the_setting_as_it_was():
+    cuda, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    cuda.allow_tf32 = True
+    try:
+        first, second = tf32(False), tf32(False)  # of two threads
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not cuda.allow_tf32
+        second.__exit__(None, None, None)
+        assert cuda.allow_tf32
+        with tf32(True), tf32(False):
+            assert not cuda.allow_tf32
+        assert cuda.allow_tf32
+    finally:
+        cuda.allow_tf32 = before
 
 
 def test_a_clip_without_values_draws_nothing():

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -325,6 +326,20 @@ def test_an_entry_under_the_key_of_another_or_without_digest_is_made_again(clip,
         entry.write_bytes(content)
         assert torch.equal(TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"]), first)
         assert entry.read_bytes() == whole
+
+
+def test_entries_on_disk_are_bounded_and_those_written_first_go(clip, tmp_path, monkeypatch):
+    bank = TextBank(clip, "single", cache_dir=tmp_path)
+    (tmp_path / "mine.safetensors").write_bytes(bytes(9999))
+    entries = list[Path]()
+    for number, word in enumerate(["cat", "dog", "red star", "sand"]):
+        bank.embed([word])
+        entries += set(tmp_path.glob("?" * 32 + ".safetensors")).difference(entries)
+        os.utime(entries[-1], (number, number))
+        if not number:
+            monkeypatch.setattr(text_bank, "MOST_BYTES", 2 * entries[0].stat().st_size)
+    assert [entry.exists() for entry in entries] == [False, False, True, True]
+    assert (tmp_path / "mine.safetensors").exists()
 
 
 def test_an_entry_that_is_a_pipe_is_not_waited_for(clip, tmp_path):

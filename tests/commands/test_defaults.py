@@ -98,6 +98,29 @@ def test_packages_are_looked_for_before_anything_is_fetched(monkeypatch, tmp_pat
         needs.fetch_needed(values | masks)
 
 
+def test_what_takes_a_person_is_said_before_anything_is_fetched(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name, first in (("fcclip-r50", "fcclip-r50"), ("odise-label", "stable-diffusion-v1-3")):
+        with pytest.raises(
+            InputError, match=f"weights {first} are not .*by hand: .*clip_model.safetensors as "
+        ):
+            needs.fetch_needed(find_model(name).values())
+        said = capsys.readouterr().err
+        assert f" MB and more: {first} (size" in said and "fetching" not in said
+    with pytest.raises(InputError, match="are not on this machine: fetch them"):
+        needs.fetch_needed({"MODEL.CLIP.WEIGHTS": "clipself-eva02-vitb16-coco-patches"})
+    assert "to be fetched, of unknown size: clipself-eva02" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sam3", "facebook/sam3", "eomt", EOMT])
+def test_masks_are_known_by_their_repository_too(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    (part,) = needs._masks(name)
+    assert part.entry == zoo()["sam3" if "sam3" in name else "eomt"]
+
+
 def predict_with_defaults(task: str, photos: list[Path], out: Path, *opts: str) -> dict:
     words = ["--words", "person, dog, car, grass, sky", "--task", task, "--device", "cpu"]
     given = [*map(str, photos), *words, "-o", str(out), *(["--opts", *opts] if opts else [])]

@@ -85,7 +85,10 @@ def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
     said = capsys.readouterr()
     assert "1 of 3 segmented" in said.out and "pipe.jpg: a pipe or a device, no file" in said.err
     assert "one.jpg is 60 x 40, which is more than the 2399 pixels of INPUT.MAX_PIXELS" in said.err
-    assert ("taken for things: dog, sky; for stuff: none. --stuff " in said.err) == bool(task)
+    assert (
+        "things, each object a segment of its own: dog, sky; stuff, one segment each: none. "
+        in said.err
+    ) == bool(task)
 
 
 def test_official_weights_bring_their_configuration(

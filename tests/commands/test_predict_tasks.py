@@ -23,7 +23,7 @@ def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_pat
     assert panoptic(photos, *words, opts=[*SMALL, *fusion]) == 1
     said = capsys.readouterr()
     assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
-    assert "taken for" not in said.err
+    assert "each object a segment" not in said.err
     out = tmp_path / "out"
     content = json.loads((out / "panoptic.json").read_text())
     info = content["info"]
@@ -41,7 +41,7 @@ def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_pat
 
 def test_the_kinds_of_a_built_in_vocabulary_are_its_own_and_shortened(capsys):
     predict._say_kinds(panoptic_words("mini"))
-    said = "green square and 28 more; for stuff: grass, water, sand, bricks, "
+    said = "green square and 28 more; stuff, one segment each: grass, water, sand, bricks, "
     assert said in capsys.readouterr().err
 
 
@@ -98,6 +98,7 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
     "words, message",
     [
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
+        (("--model", "catseg-base"), "is a model for semantic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
         (("--task", "semantic"), " does not go with --task semantic"),
     ],

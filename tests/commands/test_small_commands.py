@@ -198,9 +198,10 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     # Python 3.10 does not tell which project every module is of.
     assert " ?\n" not in said
     assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
+    assert "$CLIPSELF_SEG_MINI: " in said and ": True" not in said
     assert f"$DETECTRON2_DATASETS: {tmp_path}" in said and "which this processor " in said
     assert "mini_val, " in said and "lvis_v1_train" not in said
-    assert f"of {len(DATASETS)} are without: docs/install.md" in said
+    assert f"of {len(DATASETS)} are without: a run that needs one" in said
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):

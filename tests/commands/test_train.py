@@ -138,6 +138,17 @@ def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(
     assert train.main(words(tmp_path / "eval", "--eval-only", **tested)) == 2
 
 
+def test_data_sets_are_looked_for_before_weights_are_fetched(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    output = ["OUTPUT_DIR", str(tmp_path / "out")]
+    assert train.main(["--eval-only", "--model", "catseg-base", *output]) == 2
+    said = capfd.readouterr().err
+    assert 'data set "ade20k_full_sem_seg_freq_val_all": ' in said and "fetching" not in said
+    assert "or leave it out of DATASETS.TEST" in said
+
+
 @pytest.mark.parametrize(
     ("config", "head", "shipped"),
     [

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from clipself_seg import list_models
+from clipself_seg.checkpoints import needs
 from clipself_seg.checkpoints import zoo as zoo_module
 from clipself_seg.checkpoints.mask_models import NEEDED
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED, SHIPPED_TAGS, zoo
@@ -63,6 +64,7 @@ def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch
     assert main(["get", "fcclip-r50"]) == 2
     assert f"save them as {tmp_path}" in capsys.readouterr().err
     path.touch()
+    (tmp_path / zoo()["openai-rn50"].file).touch()
     assert main(["get", "fcclip-r50"]) == 0
     assert str(path) in capsys.readouterr().out
     folder = tmp_path / "hub" / "facebook--sam2.1-hiera-large" / "main"
@@ -110,3 +112,21 @@ def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, c
     for tag in others:
         with pytest.raises(InputError, match=f'"{tag}" are not here .*clone of the repository'):
             load_clip(tag)
+
+
+def test_check_says_so_where_no_file_has_a_known_name(tmp_path, capsys):
+    (tmp_path / "photo.jpg").touch()
+    assert main(["check", str(tmp_path)]) == 0
+    assert "no file has the name of a published one" in capsys.readouterr().out
+
+
+def test_get_brings_what_the_model_needs_beside_its_file(tmp_path, capsys, monkeypatch):
+    """The tokenizer of a TIPSv2, and the CLIP of an F-ViT, without which nothing predicts offline."""
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    got: list[dict] = []
+    monkeypatch.setattr(needs, "fetch_needed", got.append)
+    names = ["tipsv2-b14", "fvit-eva02-vitb16-coco-patches"]
+    for name in names:
+        (tmp_path / zoo()[name].file).touch()
+    assert main(["get", *names]) == 0
+    assert [values["MODEL.CLIP.NAME"] for values in got] == ["TIPSv2-B-14", "EVA02-B-16"]

@@ -11,6 +11,7 @@ from clipself_seg.data.loader import (
     DrawOrder,
     MappedDraws,
     batches_of,
+    dead_workers_named,
     evaluation_batches,
 )
 from clipself_seg.data.shards import Position
@@ -82,6 +83,22 @@ def test_a_worker_whose_process_was_killed_prints_no_traceback_of_it(capfd):
 
     assert said(ConnectionResetError()) == said(EOFError()) == ""
     assert "ValueError: a fault" in said(ValueError("a fault"))
+
+
+class Unsent:
+    """A sample that no process can hand to another, as where /dev/shm is full."""
+
+    def __reduce__(self):
+        raise RuntimeError("unable to allocate shared memory")
+
+
+def test_a_sample_that_a_worker_cannot_hand_over_is_not_awaited_for_ever(capfd):
+    sampler = DistributedBatchSampler(order=order(), start=0, stop=2)
+    dataset = MappedDraws(RECORDS, lambda record, draw: {"image": Unsent()})
+    batches = batches_of(dataset, 1, batch_sampler=sampler, timeout=60)
+    with pytest.raises(InputError, match="/dev/shm: .*NUM_WORKERS 0"), dead_workers_named():
+        list(batches)
+    assert capfd.readouterr().err == "unable to allocate shared memory\n"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -169,7 +169,7 @@ REFUSED = [
     (
         PLAIN,
         "TEST.BACKGROUND.WORDS False TEST.BACKGROUND.THRESHOLD 0",
-        "THRESHOLD must be greater than 0 where no name",
+        "THRESHOLD must be greater than 0 unless WORDS",
     ),
 ]
 

@@ -21,7 +21,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import FILE_NAME, Journal, require_same
-from clipself_seg.prediction.loop import predict_files
+from clipself_seg.prediction.loop import predict_each, predict_files
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 from clipself_seg.prediction.writers import ResultFiles
 from tests.prediction.test_detection import predictor as detector
@@ -281,6 +281,21 @@ def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     }
     index = json.loads((tmp_path / "out/classes.json").read_text())
     assert set(index["images"]) == {"image 2", "image 4", "sub/image 1", "sub/image 3"}
+
+
+def test_batches_that_fail_are_told_once_and_their_images_go_one_at_a_time(caplog):
+    class Small:
+        def predict(self, images, sources):
+            if len(images) > 1:
+                raise RuntimeError("no room for so many")
+            return images
+
+    loop._warn_of_batches.cache_clear()
+    for _ in range(3):
+        assert predict_each(Small(), {0: "a", 1: "b"}) == {0: "a", 1: "b"}
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "a batch fails (RuntimeError: no room for so many)" in told.getMessage()
+    assert "--batch-size" in told.getMessage()
 
 
 def test_an_image_whose_results_would_have_too_long_a_name_fails_alone(inputs, tmp_path):

@@ -2,9 +2,11 @@
 
 import io
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -44,6 +46,38 @@ def test_a_path_an_address_a_pil_image_and_an_array_give_the_pixels_of_the_file(
         address = f"{server.address}/turned.jpg"
         for given in (turned, str(turned), image, address, expected):
             assert np.array_equal(rgb_image(given, LIMIT), expected)
+
+
+@pytest.fixture(params=TASKS)
+def mini(request):
+    """A shipped model, and an image of the world that it knows."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return load("mini", task=request.param), image
+
+
+def test_outputs_that_are_no_numbers_are_refused_in_every_task(mini):
+    model, image = mini
+    model.set_vocabulary("red star, grass")
+    for parameter in model.model.clip.visual.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        model(image)
+
+
+def test_eight_threads_with_words_of_their_own_get_what_each_gets_alone(mini):
+    model, image = mini
+    names = ("red star", "blue ring", "grass", "sand", "dog", "cat", "sky", "old tree")
+    words = [names[number:] + names[:number] for number in range(8)]
+
+    def ask(own):
+        result = model(image, own)
+        return result.names, *result.regions()
+
+    serial = [ask(own) for own in words]
+    assert len({result[0] for result in serial}) == 8 and any(len(r[1]) for r in serial)
+    with ThreadPoolExecutor(8) as pool:
+        for own, expected in zip(pool.map(ask, words * 3), serial * 3):
+            np.testing.assert_equal(own, expected)
 
 
 def test_a_large_image_is_refused_whatever_it_comes_in(turned):

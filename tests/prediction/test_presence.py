@@ -101,7 +101,7 @@ def test_words_of_the_background_compete_with_what_is_left_and_are_never_absent(
 
 def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
     model = asked(MODELS["CAT-Seg"](), [0], background=None)
-    with pytest.raises(InputError, match="are the background's: name one"):
+    with pytest.raises(InputError, match="need a class: name the background"):
         model(scene().image)
     with pytest.raises(InputError, match='absent words "drip": did you mean "drop"'):
         model.set_absent("drip")

@@ -236,6 +236,8 @@ def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
         assert names == ("red star", "blue ring", "grass")
         server.files.clear()
         again = load("hf-hub:org/name@main")
+        with pytest.raises(InputError, match="open_clip_model.safetensors"):  # a file of weights
+            load("hf-hub:org/other", config_file="zero_shot/base")
     assert again.model.weights_hash() == predictor.model.weights_hash()
 
 

@@ -8,8 +8,11 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import detectron2
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import setup_env
 import setup_steps
@@ -74,6 +77,24 @@ def test_after_an_interruption_it_is_unpacked_anew_with_metadata_that_asks_for_n
     unpacked = metadata.Distribution.at(info)
     about = (unpacked.metadata["Name"], unpacked.version, unpacked.metadata["License"])
     assert about == ("up-engine", "1.0", "MIT") and unpacked.requires is None
+
+
+def test_detectron2s_reader_of_label_maps_is_mended_for_numpy_2(tmp_path):
+    site = Path(detectron2.__file__).parents[1]
+    with zipfile.ZipFile(tmp_path / "d2.whl", "w") as archive:
+        archive.writestr("d2.dist-info/METADATA", "Name: d2\n")
+        for name, (refused, taken) in pinned_wheels.MENDED.items():
+            text = (site / name).read_bytes()
+            archive.writestr(name, text if refused in text else text.replace(taken, refused))
+    files = pinned_wheels.wanted_files(tmp_path / "d2.whl", "detectron2")
+    for name, (refused, taken) in pinned_wheels.MENDED.items():
+        assert refused not in files[name] and taken in files[name]
+    module = {"__package__": "detectron2.evaluation", "__name__": "mended"}
+    exec(files["detectron2/evaluation/sem_seg_evaluation.py"], module)
+    labels = np.array([[0, 255], [3, 1]], np.uint8)
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    read = module["load_image_into_numpy_array"](str(tmp_path / "a.png"), dtype=int)
+    assert (read == labels).all() and read.flags.writeable
 
 
 def test_pins_are_complete_hashes():

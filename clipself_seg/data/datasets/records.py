@@ -180,8 +180,8 @@ def _content(entry: DataSet) -> str:
     return "classes" if entry.evaluator else entry.content
 
 
-def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
-    """Refuses a data set of which a file or folder that is read is missing, and says what to do."""
+def require_files(name: str, entry: Kind, tasks: Collection[str] = (), otherwise: str = "") -> Kind:
+    """Refuses a data set of which a file or folder that is read is missing, and says what to do, or `otherwise`."""
     for need in entry.needed(tasks):
         if not need.relative and entry.root is REGISTERED:
             _require_stated(name, need.key, "")
@@ -190,7 +190,7 @@ def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
         path = entry.path(need.relative)
         if not path.exists():
             raise MissingFiles(
-                f'data set "{name}": {path} is missing; {entry.advice(need.command)}'
+                f'data set "{name}": {path} is missing; {entry.advice(need.command)}{otherwise}'
             )
     if entry.root.shipped:
         _log_once(f"data: {SHIPPED}, are read")
@@ -208,7 +208,7 @@ def annotated_dataset(name: str, *contents: str) -> DataSet:
     Raises:
         InputError: as `find_annotated`; files that are missing.
     """
-    return _require_files(name, find_annotated(name, *contents))
+    return require_files(name, find_annotated(name, *contents))
 
 
 def distillation_records(names: Sequence[str], source: RegionSource) -> list[Record]:
@@ -306,7 +306,7 @@ def sem_seg_records(name: str) -> list[Record]:
     Raises:
         InputError: as `find_dataset`; files are missing (the message names the command that prepares them).
     """
-    entry = _require_files(name, find_dataset(name, SemSegSet))
+    entry = require_files(name, find_dataset(name, SemSegSet))
     if entry.root is not REGISTERED:
         return pair_files(name, entry)
     try:
@@ -411,7 +411,7 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
         InputError: as `find_dataset`; files are missing (the message names the command that writes them)
             or broken; a category that the vocabulary does not have.
     """
-    entry = _require_files(name, find_dataset(name, PanopticSet), tasks)
+    entry = require_files(name, find_dataset(name, PanopticSet), tasks)
     records = _panoptic_records(entry, Vocabulary.load(entry.vocabulary))
     phrases = coco.read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
     images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
@@ -457,7 +457,7 @@ def detection_records(
         InputError: as `find_dataset`; files are missing (the message names the command that writes them)
             or broken; in training, annotations of classes that are not base.
     """
-    entry = _require_files(name, find_dataset(name, DetectionSet))
+    entry = require_files(name, find_dataset(name, DetectionSet))
     path = entry.path(entry.annotations)
     vocabulary = Vocabulary.load(entry.vocabulary)
     content = coco.read_coco_json(path)
@@ -509,7 +509,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
     """
     from torchvision.datasets.folder import find_classes, make_dataset
 
-    entry = _require_files(name, find_dataset(name, ImageSet))
+    entry = require_files(name, find_dataset(name, ImageSet))
     root = entry.path(entry.images)
 
     def counts(file: str) -> bool:

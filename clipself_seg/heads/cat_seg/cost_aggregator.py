@@ -22,13 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.block_calls import allow_kinds_of_inputs
+from clipself_seg.clip.block_calls import INPUT_KINDS
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, SpatialAggregation
+from clipself_seg.heads.maps import mean_over_processes
 from clipself_seg.heads.text_scores import cosine_cost
 from clipself_seg.heads.windows import AT_ONCE, Part, WindowLayout
+from clipself_seg.private_torch import allow_graphs
 
 LEFT_OUT = -100.0  # logit of the classes that are not among the best
 CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models
@@ -335,7 +337,7 @@ class CostAggregator(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compiles the attention blocks over space and over classes, and not the decoder's convolutions."""
-        allow_kinds_of_inputs()
+        allow_graphs(INPUT_KINDS)
         for module in self.modules():
             if isinstance(module, SpatialAggregation | ClassAggregation):
                 module.compiling = True
@@ -521,7 +523,7 @@ def sigmoid_loss(
         labels_BHW: integers in [0, T), or `ignore_label`.
         ignore_label: label of pixels without a class, which are negative examples of all classes, as
             in CAT-Seg.
-        mask_ignored: leave such pixels out of the mean instead.
+        mask_ignored: leave such pixels out of the mean instead, which is over the images of all processes.
     """
     labels = labels_BHW.long()
     valid = labels != ignore_label
@@ -532,4 +534,5 @@ def sigmoid_loss(
     if not mask_ignored:
         return (costs.sum() - own) / logits_BTHW.numel()
     kept = (costs.sum(dim=1) * valid).sum() - own
-    return kept / (valid.sum().clamp(min=1) * logits_BTHW.shape[1])
+    count = mean_over_processes(valid.sum().float())
+    return kept / (count.clamp(min=1) * logits_BTHW.shape[1])

@@ -228,7 +228,8 @@ def select_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) 
         rule: threshold, overlap, number.
     """
     flat = scores_nK.flatten()
-    candidates = (flat > rule.threshold).nonzero()[:, 0]
+    # Scores that are no numbers are among them, so that they are seen.
+    candidates = (~(flat <= rule.threshold)).nonzero()[:, 0]
     order = flat[candidates].sort(descending=True, stable=True).indices
     candidates = candidates[order]
     limit = FIRST

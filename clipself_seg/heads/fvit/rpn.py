@@ -116,8 +116,9 @@ class RPN(nn.Module):
         own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
         anchors = self.anchors(logits)
         boxes, scores, levels = best_boxes(own_logits, own_deltas, anchors, image_size, self.rule)
-        large = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        rows = large.nonzero()[:, 0]  # once: each mask as an index would look for them
+        # Those that are no numbers stay, so that they are seen.
+        empty = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+        rows = (~empty).nonzero()[:, 0]  # once: each mask as an index would look for them
         boxes, scores, levels = boxes[rows], scores[rows], levels[rows]
         # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
         within_levels = batched_nms if boxes.device.type == "cpu" else suppress

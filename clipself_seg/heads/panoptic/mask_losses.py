@@ -21,6 +21,7 @@ from torch import Tensor
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.runtime import QUEUES
 from clipself_seg.heads.distillation_losses import of_all_processes
+from clipself_seg.heads.maps import mean_over_processes
 
 # Indices of queries and of the targets that they are matched with.
 Match = tuple[Tensor, Tensor]
@@ -200,10 +201,7 @@ class MaskCriterion:
 def count_masks(targets: Sequence[MaskTargets], device: torch.device) -> Tensor:
     """Divisor of mask losses: targets of a batch, averaged over processes, at least 1."""
     count = torch.full((), float(sum(len(t.labels) for t in targets)), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
+    return mean_over_processes(count).clamp(min=1)
 
 
 def mask_losses(logits_nP: Tensor, targets_nP: Tensor) -> tuple[Tensor, Tensor]:

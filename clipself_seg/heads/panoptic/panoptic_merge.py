@@ -1,7 +1,8 @@
 """Merges class probabilities and masks of queries into panoptic, semantic and instance outputs.
 
 The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory beyond inputs and
-outputs does not grow with the image; `canvas_labels` alone, which resizes scores, takes some classes at a time.
+outputs does not grow with the image; `canvas_labels`, which resizes scores, takes some classes at a time, and
+`merge_panoptic` of a large image resizes some masks at a time.
 Decisions about queries are made on the host, after one transfer of scores and one of areas.
 
 Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and columns of the output. `probs` is
@@ -11,6 +12,7 @@ Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -27,7 +29,12 @@ CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU
 COPIES = 4  # numbers in memory for one of a piece: the copy, its product, the mask
 # Pieces are multiples of a vector register: scalar arithmetic on a rest may differ in the last bit.
 LANES = 64
+MOST_PIXELS = 2**24  # of a piece: sums of so many ones are exact in float32
+# Masks that are resized at once for a large image. Three would be resized by another kernel of torch, with other bits.
+TOGETHER = 2
 Segment = dict[str, Any]
+# Rows and columns of the canvas, of the resized image on it, and of the output, see `resize_masks`.
+Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 CLASS_NUMBERS = 2**26  # of class scores that are resized at once, on a CPU
 
 
@@ -45,6 +52,7 @@ def pixel_pieces(
     count = len(flat) if queries is None else len(queries)
     numbers = max(1, (count + more) * LANES)
     pixels = chunk_size(flat.device, CPU_NUMBERS // numbers, COPIES * numbers) * LANES
+    pixels = min(pixels, MOST_PIXELS)
     for start in range(0, flat.shape[1], pixels):
         piece = slice(start, min(start + pixels, flat.shape[1]))
         part = flat[:, piece]
@@ -108,21 +116,13 @@ def _on_image(
         yield target, on_canvas[..., :rows, :columns]
 
 
-def may_be_drawn(probs: Tensor, object_threshold: float) -> Tensor:
-    """Queries (Q,) bool that `merge_panoptic` may draw, for which alone it needs masks; those of probabilities that are
-    not finite are among them, so that it refuses them.
-    """
-    scores_Q, labels_Q = probs.float().max(dim=1)
-    drawn = (labels_Q != probs.shape[1] - 1) & (scores_Q > object_threshold)
-    return drawn | ~probs.isfinite().all(dim=1)
-
-
 def merge_panoptic(
     probs: Tensor,
     mask_logits: Tensor,
     thing_ids: Collection[int],
     object_threshold: float = 0.0,
     overlap_threshold: float = 0.8,
+    sizes: Sizes | None = None,
 ) -> tuple[Tensor, list[Segment]]:
     """Panoptic segments: every pixel is assigned to one query, and every query to one segment.
 
@@ -138,6 +138,8 @@ def merge_panoptic(
         thing_ids: indices of the thing classes, in [0, K).
         object_threshold: probability that a query's class has to exceed, in [0, 1].
         overlap_threshold: smallest ratio of a query's won pixels to its mask's area, in [0, 1].
+        sizes: those of `resize_masks`, to which masks of another size are brought `TOGETHER` at a time, and those of
+            queries that take no part are not; None for masks that have the size of the output.
 
     Returns:
         Segment ids (H, W) int64, 0 where there is no segment, and a dict for each segment: "id" (from
@@ -154,15 +156,15 @@ def merge_panoptic(
     # A GPU is waited for twice: here, and for the areas.
     taken, labels, scores = _with_finite(probs, taken_Q, labels_Q, scores_Q)
     order = [query for query, takes_part in enumerate(taken) if takes_part]
-    ids_HW = torch.zeros(mask_logits.shape[1:], dtype=torch.int64, device=probs.device)
-    if not order or ids_HW.numel() == 0:
-        return ids_HW, []
+    size = tuple(mask_logits.shape[1:]) if sizes is None else sizes[-1]
+    if not order or 0 in size:
+        return torch.zeros(size, dtype=torch.int64, device=probs.device), []
     kept = constant(order, labels_Q)
-    winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept)
+    winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept, sizes)
     own = [int(labels[query]) for query in order], [scores[query] for query in order]
     segment_of, segments = _segments(*own, areas, thing_ids, overlap_threshold)
     ids = constant(segment_of, winner)[winner] * drawn
-    return ids.view_as(ids_HW), segments
+    return ids.view(size), segments
 
 
 def _segments(
@@ -202,7 +204,7 @@ def _segments(
 
 
 def _contest(
-    scores: Tensor, mask_logits: Tensor, kept: Tensor
+    scores: Tensor, mask_logits: Tensor, kept: Tensor, sizes: Sizes | None
 ) -> tuple[Tensor, Tensor, list[list[int]]]:
     """The query that wins each pixel, and the areas that decide about the queries.
 
@@ -210,6 +212,7 @@ def _contest(
         scores: class probabilities (n,) of the kept queries.
         mask_logits: (Q, H, W).
         kept: indices (n,) of the kept queries.
+        sizes: see `merge_panoptic`.
 
     Returns:
         The winner of each pixel, (H W,) int64 in [0, n); whether the winner's mask probability is at
@@ -219,20 +222,28 @@ def _contest(
     Raises:
         FloatingPointError: a deciding mask is not finite.
     """
-    pixels = mask_logits[0].numel()
     device = mask_logits.device
+    pixels = mask_logits[0].numel() if sizes is None else math.prod(sizes[-1])
     winner = torch.empty(pixels, dtype=torch.int64, device=device)
     drawn = torch.empty(pixels, dtype=torch.bool, device=device)
+    most = torch.empty(pixels, device=device)
     half = torch.zeros(len(kept), dtype=torch.int64, device=device)
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for piece, logits in pixel_pieces(mask_logits, kept):
-        mask_nP = logits.sigmoid_()
-        best, winner[piece] = first_best(mask_nP * scores[:, None])
-        finite &= best.isfinite().all()
-        # 0 or 1 in place of the mask: sums of floats are fast, and exact below 2**24.
-        mask_nP.ge_(0.5)
-        half += mask_nP.sum(dim=1).long()
-        drawn[piece] = mask_nP.gather(0, winner[piece][None])[0] > 0
+    for queries, masks, rows in _of_output_size(mask_logits, kept, sizes):
+        for piece, logits in pixel_pieces(masks, rows):
+            mask_nP = logits.sigmoid_()
+            best, first = first_best(mask_nP * scores[queries, None])
+            finite &= best.isfinite().all()
+            # 0 or 1 in place of the mask: sums of floats are fast, and exact up to `MOST_PIXELS`.
+            mask_nP.ge_(0.5)
+            half[queries] += mask_nP.sum(dim=1).long()
+            inside = mask_nP.gather(0, first[None])[0] > 0
+            if queries.start:
+                better = best > most[piece]  # of equal ones the first
+                first = torch.where(better, first + queries.start, winner[piece])
+                inside = torch.where(better, inside, drawn[piece])
+                best = torch.maximum(best, most[piece])
+            most[piece], winner[piece], drawn[piece] = best, first, inside
     if on_cpu(winner):
         won, both = (x.bincount(minlength=len(kept)) for x in (winner, winner[drawn]))
     else:
@@ -246,6 +257,18 @@ def _contest(
     if not all_finite[0]:
         raise FloatingPointError("mask logits are not finite: the weights are at fault")
     return winner, drawn, areas
+
+
+def _of_output_size(
+    mask_logits: Tensor, kept: Tensor, sizes: Sizes | None
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Yields which of the kept queries, masks of the output's size, and their rows in them (None for all)."""
+    if sizes is None:
+        yield slice(0, len(kept)), mask_logits, kept
+        return
+    for start in range(0, len(kept), TOGETHER):
+        queries = slice(start, min(start + TOGETHER, len(kept)))
+        yield queries, resize_masks(mask_logits[kept[queries]], *sizes), None
 
 
 def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:

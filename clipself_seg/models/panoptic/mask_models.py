@@ -40,8 +40,13 @@ LEAST_IOU = 0.8  # predicted, of a mask that stays; these are SAM 2's
 LEAST_STABILITY = 0.95  # fraction of a mask's pixels that stay with a threshold higher by 2 logits
 MOST_BOX_IOU = 0.7
 MOST_VOID = 0.5
-MOST_SIZE = 1 << 16  # whole number in the settings of a model
+MOST_SIZE = 1 << 16  # number in the settings of a model
 MOST_SIDE = 1 << 12  # of an image in pixels, as a model takes it
+# Keys whose number adds cells or pixels to every map or image, whatever the weights are -> the largest one that is
+# taken: published models have 0, 3, 32 and none.
+MOST_OF = {"fpn_padding": 8, "patch_padding": 16, "size_divisor": 128, "pad_size": 2048}
+# Errors of transformers and torch where settings contradict each other.
+AT_ODDS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # What settings may not have: each would fetch or run something beside the weights.
 REFUSED = (
     "auto_map",
@@ -60,8 +65,9 @@ EOMT_TOWER = "vit_large_patch14_reg4_dinov2"
 # What files of models of videos have is transformers' own list.
 TABLES = "relative_position_index"
 TYPES = ("dtype", "torch_dtype")  # everything here is float32
-WHOLE = {"do_pad": False}
-PADDED = {"do_pad": True, "do_split_image": False}
+# Images are resized whatever the settings say: a photograph as it is may need more memory than there is.
+WHOLE = {"do_pad": False, "do_resize": True}
+PADDED = {"do_pad": True, "do_split_image": False, "do_resize": True}
 
 
 def masks_at_points(network: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,10 +160,19 @@ class OtherMasks(nn.Module):
         Of more than are read from a file (`data.given_masks`) the best stay, and a warning says so.
 
         Raises:
-            InputError: as `pixels`.
+            InputError: the image is too narrow, or settings of the model or of its images contradict each other.
         """
-        size, pixels = (image.shape[1], image.shape[2]), self.pixels(image)
-        logits_nhw, scores_n = self.kind.ask(self.network, pixels)
+        size = (image.shape[1], image.shape[2])
+        try:
+            pixels = self.pixels(image)
+            logits_nhw, scores_n = self.kind.ask(self.network, pixels)
+        except torch.OutOfMemoryError:
+            raise
+        except AT_ODDS as error:
+            raise InputError(
+                f"{self.kind.network} takes no image of {size[0]} x {size[1]} pixels ({in_short(error)}): cut it, or "
+                "see its settings"
+            ) from None
         most = min(MOST_MASKS, MOST_BYTES // (size[0] * size[1]))
         if len(logits_nhw) > most:
             logger.warning("of %d masks the best %d stay", len(logits_nhw), most)
@@ -172,20 +187,9 @@ class OtherMasks(nn.Module):
         return GivenMasks(masks[: len(scores)], np.array(scores, np.float32))
 
     def pixels(self, image: Tensor) -> Tensor:
-        """The pixels (1, 3, h, w) that the model sees of an image (3, H, W) uint8 RGB, on its device.
-
-        Raises:
-            InputError: the image is too narrow, or the settings of images are none.
-        """
+        """The pixels (1, 3, h, w) that the model sees of an image (3, H, W) uint8 RGB, on its device."""
         options = {"input_data_format": "channels_first", "return_tensors": "pt"}
-        try:
-            inputs = self.processor([image], **options, **self.kind.options)
-        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-            height, width = image.shape[1:]
-            raise InputError(
-                f"{self.kind.network} takes no image of {height} x {width} pixels ({in_short(error)}): cut it, or see "
-                "its settings"
-            ) from None
+        inputs = self.processor([image], **options, **self.kind.options)
         pixels: Tensor = inputs["pixel_values"].to(next(self.network.parameters()).device)
         return pixels
 
@@ -280,14 +284,14 @@ def _cleaned(value: Any, path: Path, most: int) -> Any:
     Args:
         value: of JSON.
         path: its file, for messages.
-        most: largest whole number that may stand there.
+        most: largest number that may stand there.
 
     Raises:
         InputError: they have what would fetch or run something.
     """
     if isinstance(value, list):
         return [_cleaned(part, path, most) for part in value]
-    if isinstance(value, int) and value > most:
+    if isinstance(value, int | float) and value > most:
         raise InputError(f"{path} has the number {value}, {most} is the largest that is taken")
     if not isinstance(value, dict):
         return value
@@ -300,4 +304,4 @@ def _cleaned(value: Any, path: Path, most: int) -> Any:
     if not str(part := value.get("model_type") or PARTS[0]).startswith(PARTS):
         raise InputError(f'{path} has a part of "model_type" {shown(part)}, which none has here')
     kept = {k: v for k, v in value.items() if not k.startswith("_") and k not in TYPES}
-    return {key: _cleaned(part, path, most) for key, part in kept.items()}
+    return {k: _cleaned(part, path, min(most, MOST_OF.get(k, most))) for k, part in kept.items()}

@@ -25,7 +25,6 @@ from clipself_seg.heads.fusion import (
 )
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
-    may_be_drawn,
     merge_instances,
     merge_panoptic,
     merge_semantic,
@@ -82,8 +81,8 @@ class MergeSettings:
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
-# Numbers of resized masks from which on those of queries that cannot take part are left out. Small images have the bits
-# of all masks at once, which torch's resizing does not give of any few.
+# Numbers of resized masks from which on they are never in memory together, where nothing but segments is asked for.
+# Small images have the bits of all masks at once, which torch's resizing does not give of any few.
 MANY_NUMBERS = 2**26
 
 
@@ -209,17 +208,13 @@ def make_outputs(
     """
     sizes = (source.canvas, source.image_size, size)
     mask_logits = source.mask_logits
+    thresholds = (settings.object_threshold, settings.overlap_threshold)
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
     if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
-        # Few queries take part: only their masks are made as large as the image.
-        own_drawn = [may_be_drawn(own, settings.object_threshold) for _, own in probs.values()]
-        drawn = torch.stack(own_drawn).any(dim=0)
-        chosen = drawn.nonzero()[:, 0]
-        # Three maps are resized by another kernel of torch, with other last bits.
-        if len(chosen) == 3:
-            chosen = torch.cat([chosen, (~drawn).nonzero()[:1, 0]])
-        mask_logits = mask_logits[chosen]
-        probs = {name: (fusion, own[chosen]) for name, (fusion, own) in probs.items()}
+        return {
+            name: {"panoptic_seg": merge_panoptic(own, mask_logits, things, *thresholds, sizes)}
+            for name, (_, own) in probs.items()
+        }
     outputs = dict[str, Outputs]()
     masks = None
     for name, (fusion, own) in probs.items():
@@ -230,7 +225,6 @@ def make_outputs(
         if masks is None:
             masks = resize_masks(mask_logits, *sizes)
         if "panoptic" in fusion.tasks:
-            thresholds = (settings.object_threshold, settings.overlap_threshold)
             made["panoptic_seg"] = merge_panoptic(own, masks, things, *thresholds)
         if "instances" in fusion.tasks:
             made["instances"] = merge_instances(own, masks, things, settings.top_k)

@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.errors import InputError, of_extra
-from clipself_seg.files import write_json
+from clipself_seg.files import folder_beside, write_json
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.pretrained import origins
@@ -140,9 +142,8 @@ def write_model(export: Export, path: Path) -> dict[str, Differences]:
         OSError: the files cannot be written.
     """
     require_packages()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as around:
-        stem = Path(around) / path.stem
+    with folder_beside(path) as made:
+        stem = made / path.stem
         files = {}
         for ending, graph in {path.suffix: export.graph, **export.further}.items():
             name = path.stem + ending
@@ -151,9 +152,9 @@ def write_model(export: Export, path: Path) -> dict[str, Differences]:
         for ending, content in export.beside.items():
             stem.with_name(path.stem + ending).write_text(content, "utf-8")
         # The model comes last: where it is, everything is.
-        for made in sorted(Path(around).iterdir(), key=lambda made: made.name == path.name):
-            os.replace(made, path.with_name(made.name))
-    return {name: file["differences"] for name, file in files.items()}
+        for file in sorted(made.iterdir(), key=lambda file: file.name == path.name):
+            os.replace(file, path.with_name(file.name))
+    return {name: entries["differences"] for name, entries in files.items()}
 
 
 def export_graph(graph: Graph, path: Path) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def export_graph(graph: Graph, path: Path) -> dict[str, Any]:
     """
     from onnxruntime import InferenceSession, SessionOptions
 
-    with plain(graph.module), warnings.catch_warnings():
+    with plain(graph.module), warnings.catch_warnings(), lasting_interrupt():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
         # It warns of constants that stay as they are.
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -227,6 +228,29 @@ def plain(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def lasting_interrupt() -> Iterator[None]:
+    """Lets Ctrl-C end what is inside where a library makes another error of it, or goes on, as torch's exporter may."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    typed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        typed.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if typed:
+            raise KeyboardInterrupt from None
 
 
 @torch.no_grad()

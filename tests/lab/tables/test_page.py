@@ -239,6 +239,19 @@ def test_pages_of_real_data_are_beside_the_others_and_count_what_the_world_lacks
     assert int(cells[5]) >= 1 and cells[1:4] == ["", "", ""]
 
 
+def test_tables_of_somebody_elses_are_not_called_the_papers(tmp_path):
+    section = section_of(tmp_path, {})
+    own = dataclasses.replace(section, table=dataclasses.replace(section.table, name="mine"))
+    for sections, title in (
+        ([own], "Tables in miniature"),
+        ([section, own], "The paper's tables in miniature"),
+    ):
+        text = write_page(sections, tmp_path / "docs", "mini").read_text()
+        assert text.startswith(f"# {title}\n") and ("of the CLIPSelf paper" in text) == (
+            title[1] == "h"
+        )
+
+
 def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):
     page = write_page([section_of(tmp_path, {})], tmp_path / "docs", "mini").with_name("9.md")
     assert "not run" in page.read_text() and "![" not in page.read_text()

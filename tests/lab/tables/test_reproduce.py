@@ -107,7 +107,10 @@ def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
     assert "  3 A100 minutes  clipself-seg eval" in said and "3 runs, 33 A100 hours\n" in said
     assert "      33 A100 hours  table 2: 3 runs" in said
     assert "COCO; size: 21.3 GB, unpacked as much again; licence: annotations CC" in said
-    assert "merged2b_s8b_b131k (EVA02-B-16); licence: MIT" in said and "disk: about 5 GB" in said
+    assert (
+        "merged2b_s8b_b131k (EVA02-B-16); size: about 299 MB; licence: MIT" in said
+        and "disk: about 5 GB" in said
+    )
 
 
 def test_without_a_go_ahead_the_plan_on_real_data_is_printed_and_nothing_runs(

@@ -139,9 +139,11 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
     assert len(resolve({"eva": spec}, "eva", 0).missing) == 1
     named = make_run("configs/regions/coco+eva02_vitb16.yaml", {}, evaluate=True)
     (said,) = named.fetched
-    assert said.startswith("MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); licence: MIT")
-    assert runs.licence("openai", "ViT-B-16-quickgelu") == "Apache-2.0"
-    assert runs.licence("nobody's", "ViT-B-16") == "not stated"
+    assert said.startswith(
+        "MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); size: about 299 MB; licence: MIT"
+    )
+    assert runs.size_and_licence("openai", "ViT-B-16-quickgelu").endswith("licence: Apache-2.0")
+    assert runs.size_and_licence("nobody's", "ViT-B-16") == "size: unknown; licence: not stated"
 
 
 def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS
@@ -18,7 +17,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from clipself_seg.models.model_protocols import Classes
 from tests.conftest import ROOT
-from tests.two_processes import in_two_processes
 
 WORDS = Vocabulary(
     "toys",
@@ -120,18 +118,6 @@ def test_images_without_objects_have_finite_losses(masks):
     losses = step(model, [sample(boxes=(), labels=())])
     assert all(math.isfinite(loss) for loss in losses.values())
     assert losses["loss_bbox"] == losses["loss_rpn_bbox"] == 0
-
-
-def test_with_masks_one_of_two_processes_may_have_no_objects(tmp_path):
-    def work(rank, folder):
-        model = DistributedDataParallel(training(tiny(MASKS=True, RPN_NORM=True)))
-        empty = sample(boxes=(), labels=()) if rank else sample()
-        step(model, [empty])
-        return {n: p.grad for n, p in model.module.named_parameters() if p.requires_grad}
-
-    first, second = in_two_processes(work, tmp_path)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert first["roi_head.mask_head.conv_logits.weight"].abs().sum() > 0
 
 
 def test_random_choices_follow_from_seed_and_draw_alone():

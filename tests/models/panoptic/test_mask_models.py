@@ -170,6 +170,10 @@ def test_of_more_masks_than_are_read_the_best_stay(folders, monkeypatch, caplog)
         ("config.json", {"b": {"model_type": "timm_backbone"}}, "'timm_backbone', which none has"),
         ("config.json", {"hidden_size": 1 << 30}, "the number 1073741824, 65536 is the largest"),
         ("config.json", {"hidden_size": 1 << 14}, "its sizes ask for more than the"),
+        ("config.json", {"c": {"fpn_padding": 4096}}, "the number 4096, 8 is the largest"),
+        ("config.json", {"patch_padding": [4096, 3]}, "the number 4096, 16 is the largest"),
+        ("preprocessor_config.json", {"size_divisor": 4096.0}, "4096.0, 128 is the largest"),
+        ("preprocessor_config.json", {"pad_size": {"width": 4096}}, "4096, 2048 is the largest"),
         ("config.json", {"num_hidden_layers": 1}, "has unknown 1[0-9] tensors, .*layers.1"),
         ("config.json", {"num_hidden_layers": 3}, "lacks 1[0-9] tensors, such as layers.2"),
         ("config.json", {"hidden_size": 64}, "no weights of its config.json"),
@@ -199,6 +203,29 @@ def test_nothing_is_said_of_tensors_that_are_there(eomt, capsys):
     finally:
         logs.disable_progress_bar()
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind, file, changes",
+    [
+        ("sam2", "config.json", {"prompt_encoder_config": {"image_size": 4096}}),
+        ("sam3", "config.json", {"mask_decoder_config": {"num_attention_heads": 3}}),
+        ("mask2former", "config.json", {"use_auxiliary_loss": False}),
+        ("eomt", "preprocessor_config.json", {"size": {"longest_edge": 4096}}),
+        ("eomt", "preprocessor_config.json", {"resample": 99}),
+    ],
+)
+def test_settings_that_contradict_each_other_are_one_sentence(
+    folders, tmp_path, kind, file, changes
+):
+    folder = shutil.copytree(folders[kind], tmp_path / "model")
+    content = json.loads((folder / file).read_text())
+    for key, value in changes.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    (folder / file).write_text(json.dumps(content))
+    model = load_mask_model(folder)
+    with pytest.raises(InputError, match="takes no image of 40 x 60 pixels .*see its settings"):
+        model(IMAGE)
 
 
 def test_other_files_are_refused(eomt):

@@ -193,7 +193,7 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("opts", "words"),
     [
-        (("MODEL.MASK_GENERATOR.KIND", "plain"), "SOURCE must be blocks for the kind plain"),
+        (("MODEL.MASK_GENERATOR.KIND", "plain"), "SOURCE must be blocks where KIND is plain"),
         ((*PLAIN, "MODEL.MASK_GENERATOR.VARIANT", "label"), "VARIANT must be fcclip"),
         (("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0"), "must be greater than 0, or 0 for the kind"),
         ((*PLAIN, "MODEL.MASK_FORMER.HIDDEN_DIM", "32"), "reads it with .*KIND mask2former alone"),
@@ -201,7 +201,7 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
         ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "(1, 2)"), "must be names of features"),
         (
             (*PLAIN, "MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself"),
-            "WEIGHTS must be empty, as MODEL.CLIP.WEIGHTS names",
+            "WEIGHTS must be empty or equal to MODEL.CLIP.WEIGHTS",
         ),
     ],
 )

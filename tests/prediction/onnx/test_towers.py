@@ -1,7 +1,9 @@
 """ONNX of both towers: what is traced holds for every size, and onnxruntime computes what torch does."""
 
+import errno
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -39,6 +41,27 @@ def small_clip(request):
 def mini():
     """The shipped CLIP."""
     return load_clip("mini")
+
+
+@pytest.mark.parametrize("made_of_it", [TypeError, None])
+def test_ctrl_c_lasts_where_a_library_makes_something_else_of_it(made_of_it):
+    with pytest.raises(KeyboardInterrupt), graph.lasting_interrupt():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if made_of_it:
+                raise made_of_it from None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file_and_nothing_stays(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(graph, "export_graph", full)
+    with pytest.raises(OSError, match="x.onnx"):
+        graph.write_model(graph.Export(None, {}), tmp_path / "x.onnx")
+    assert not any(tmp_path.iterdir())
 
 
 @torch.no_grad()

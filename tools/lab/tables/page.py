@@ -78,6 +78,7 @@ def _style(number: int) -> dict[str, Any]:
 INDEX = "index.md"
 NAMES = {"mini": "tables", "real": "tables_real"}
 TITLES = {"mini": "The paper's tables in miniature", "real": "The paper's tables"}
+OWN_TITLES = {"mini": "Tables in miniature", "real": "Tables"}  # where none is the paper's
 COMMANDS = {"mini": "python tools/reproduce.py", "real": "python tools/reproduce.py --real --start"}
 ABOUT = {
     "mini": (
@@ -182,7 +183,10 @@ def _short(table: Table) -> str:
 
 def _index(sections: Sequence[Section], scale: str) -> str:
     summary = markdown_table(_summary_headings(scale), _summary(sections, scale))
-    return _page([f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections, scale), summary])
+    title, about = TITLES[scale], ABOUT[scale]
+    if not any(section.table.of_paper for section in sections):
+        title, about = OWN_TITLES[scale], ""
+    return _page([f"# {title}", about, RULE, _cost(sections, scale), summary])
 
 
 def _table_page(section: Section, has_figure: bool) -> str:

@@ -102,18 +102,19 @@ def missing_weights(name: str) -> list[str]:
     if entry is None or entry.addresses or (folder / entry.file).exists():
         return []
     how = f"get {entry.file} from {' or '.join(entry.pages)}, and put it into {folder}"
-    return [f"{name}: {how}; licence: {entry.licence}"]
+    return [f"{name}: {how}; {size_and_licence(name, '')}"]
 
 
-def licence(name: str, model: str) -> str:
-    """Licence of the weights behind a name of the zoo, or a tag of open_clip.
+def size_and_licence(name: str, model: str) -> str:
+    """Size and licence of the weights behind a name of the zoo, or a tag of open_clip.
 
     Args:
         name: value of a key in `WEIGHTS`.
         model: name of the CLIP.
     """
     entry = entry_of(name, model)
-    return entry.licence if entry else "not stated"
+    size, licence = (entry.how_large, entry.licence) if entry else ("unknown", "not stated")
+    return f"size: {size}; licence: {licence}"
 
 
 def fingerprint(name: str) -> object:
@@ -212,12 +213,12 @@ class Run:
 
     @property
     def fetched(self) -> list[str]:
-        """Weights that have names and are no files here, with their licences."""
+        """Weights that have names and are no files here, with their sizes and licences."""
         model = self.settings["config"].get("MODEL.CLIP.NAME", "")
         return [
             f"{key} {name}"
             + (f" ({model})" if key.startswith("MODEL.CLIP.") else "")
-            + f"; licence: {licence(name, model)}"
+            + f"; {size_and_licence(name, model)}"
             for key, identity in self.settings["weights"].items()
             if identity.startswith(NAMED)
             and not missing_weights(name := identity.removeprefix(NAMED))

@@ -1,0 +1,37 @@
+"""Members of torch that it does not promise to keep. Where one is missing the project does without."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+try:
+    from torch.multiprocessing.reductions import StorageWeakRef
+except ImportError:
+    StorageWeakRef = None  # type: ignore[assignment,misc]
+
+# Without them every question about weights is answered as if they had changed.
+COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
+# None: gradients are matrix products.
+CONVOLUTION_BACKWARD = getattr(torch.ops.aten, "convolution_backward", None)
+_UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
+_FUNCTORCH = getattr(torch._C, "_are_functorch_transforms_active", None)
+
+
+def functorch_may_be_active() -> bool:
+    """True within a transform of torch.func, and always where that cannot be asked."""
+    return _FUNCTORCH is None or _FUNCTORCH()
+
+
+def own_tensor(result: Tensor) -> Tensor:
+    """A tensor of the same values that autograd takes for no view, so that callers may change it in place."""
+    return result.clone() if _UNSAFE_VIEW is None else _UNSAFE_VIEW(result, result.shape)
+
+
+def allow_graphs(count: int) -> None:
+    """Lets torch compile a function for so many kinds of inputs; without the setting for as many as torch likes."""
+    config = torch._dynamo.config
+    for name in ("recompile_limit", "cache_size_limit"):  # its newer and its older name
+        if hasattr(config, name):
+            setattr(config, name, max(count, getattr(config, name)))
+            return

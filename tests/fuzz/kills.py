@@ -208,8 +208,8 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
         return train_net.main(runs.KILLED[kind].command(clip, output, "--resume", **more))
 
     def predict_images(output: Path, _: int) -> int:
-        words = [str(clip.parent / "mini/val"), "--words", WORDS, "--skip-existing"]
-        words += ["--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
+        words = [str(clip.parent / "mini/val"), "--words", WORDS, "--model", "mini"]
+        words += ["--skip-existing", "--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
         return predict.main([*words, "--output", str(output)])
 
     if kind:

@@ -189,7 +189,6 @@ class Part:
         parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
         return content | parts
 
-    @no_collection()
     def label_maps(self, made: MadeAnnotations | None) -> list[Record]:
         """Records with label maps, or with what one is painted of ("painted").
 

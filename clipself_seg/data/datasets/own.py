@@ -194,7 +194,6 @@ class Part:
         parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
         return content | parts
 
-    @no_collection()
     def label_maps(self, made: MadeAnnotations | None) -> list[Record]:
         """Records with label maps, or with what one is painted of ("painted").
 
@@ -355,15 +354,14 @@ def _yolo_object(
 ) -> JsonObject:
     """The object of a line of YOLO's, with its box and, of a polygon, its segmentation in pixels."""
     try:
-        category, values = int(words[0]), [float(word) for word in words[1:]]
+        category, points = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
-        category, values = -1, []
-    points = values
-    if len(values) == 4:
-        cx, cy, w, h = values
+        category, points = -1, []
+    if len(points) == 4:
+        cx, cy, w, h = points
         points = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
     wrong = ""
-    if category < 0 or len(values) < 4 or len(values) % 2:
+    if category < 0 or len(points) < 4 or len(points) % 2:
         wrong = (
             "is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 y2 x3 y3 ...`, whose class is a "
             "whole number from 0 on"
@@ -380,7 +378,7 @@ def _yolo_object(
     ys = [y * height for y in points[1::2]]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     entry = {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-    if len(values) > 4:
+    if len(words) > 5:
         entry["segmentation"] = [[side for point in zip(xs, ys) for side in point]]
     return entry
 

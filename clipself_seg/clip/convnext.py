@@ -14,24 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.layers import TwoLayers
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.positions import patch_grid
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, FeatureShape, ImageTower
-from clipself_seg.clip.tower_kind import (
-    TEXT_PARTS,
-    Architecture,
-    Config,
-    Layout,
-    Sizes,
-    Tensors,
-    TowerKind,
-    count_blocks,
-    has_clip_text,
-    text_at_top,
-)
 
 STRIDE = 32
 HEAD_EPS = 1e-6  # of all norms but those of the largest model
@@ -218,17 +207,17 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _supports(config: Config) -> bool:
+def _supports(config: tower_kind.Config) -> bool:
     vision = config["vision_cfg"]
     return (
-        has_clip_text(config)
+        tower_kind.has_clip_text(config)
         and vision.get("timm_model_name") in CONVNEXT_SHAPES
         and vision.get("timm_pool") in ("", "avg")
         and vision.get("timm_proj") in PROJECTIONS
     )
 
 
-def _build(architecture: Architecture, quick_gelu: bool) -> ConvNeXtTower:
+def _build(architecture: tower_kind.Architecture, quick_gelu: bool) -> ConvNeXtTower:
     vision = architecture.vision
     return ConvNeXtTower(
         shape=CONVNEXT_SHAPES[vision["timm_model_name"]],
@@ -238,30 +227,36 @@ def _build(architecture: Architecture, quick_gelu: bool) -> ConvNeXtTower:
     )
 
 
-def _read_sizes(tensors: Tensors) -> Sizes:
-    layers = sum(count_blocks(tensors, f"trunk.stages.{stage}.blocks") for stage in range(4))
+def _read_sizes(tensors: tower_kind.Tensors) -> tower_kind.Sizes:
+    layers = sum(
+        tower_kind.count_blocks(tensors, f"trunk.stages.{stage}.blocks") for stage in range(4)
+    )
     projections = ("visual.head.mlp.fc2.weight", "visual.head.proj.weight")
     embed_dim = next((len(tensors[name]) for name in projections if name in tensors), 0)
     return len(tensors[FIRST_BLOCK]), layers, STRIDE, embed_dim
 
 
-def _read(tensors: Tensors) -> dict[str, Tensor]:
+def _read(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     """Native names are open_clip's, but for the text tower, which files have at their top level."""
     return {
-        f"text.{name}" if name.startswith(TEXT_PARTS) else name: tensor
+        f"text.{name}" if name.startswith(tower_kind.TEXT_PARTS) else name: tensor
         for name, tensor in tensors.items()
     }
 
 
-CONVNEXT = TowerKind(
+CONVNEXT = tower_kind.TowerKind(
     name="ConvNeXt",
     supports=_supports,
     build_image=_build,
     key_tensors={FIRST_BLOCK: 4, "visual.trunk.head.norm.weight": 1},
     read_sizes=_read_sizes,
     layouts={
-        "official": Layout(marks=(FIRST_BLOCK,), read=_read, write=text_at_top),
-        "open_clip": Layout(marks=(FIRST_BLOCK,), read=_read, write=text_at_top),
+        "official": tower_kind.Layout(
+            marks=(FIRST_BLOCK,), read=_read, write=tower_kind.text_at_top
+        ),
+        "open_clip": tower_kind.Layout(
+            marks=(FIRST_BLOCK,), read=_read, write=tower_kind.text_at_top
+        ),
     },
     positions={},
     readouts=CONVOLUTIONS,

@@ -11,25 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
-from clipself_seg.clip.tower_kind import (
-    EVA_IN_TIMM,
-    IN_TRUNK,
-    Architecture,
-    Config,
-    Layout,
-    PositionTable,
-    Tensors,
-    TowerKind,
-    has_clip_text,
-    renamed,
-    vit_sizes,
-)
 
 NORM_EPS = 1e-6
 SHAPES = {  # timm name -> width, layers, heads, patch
@@ -183,11 +171,13 @@ class EvaTransformer(TransformerTower):
         return stem, [self.pos_embed], [*self.norm.parameters(), *self.head.parameters()]
 
 
-def _supports(config: Config) -> bool:
-    return has_clip_text(config) and config["vision_cfg"].get("timm_model_name") in SHAPES
+def _supports(config: tower_kind.Config) -> bool:
+    return (
+        tower_kind.has_clip_text(config) and config["vision_cfg"].get("timm_model_name") in SHAPES
+    )
 
 
-def _build(architecture: Architecture, quick_gelu: bool) -> EvaTransformer:
+def _build(architecture: tower_kind.Architecture, quick_gelu: bool) -> EvaTransformer:
     width, layers, heads, patch_size = SHAPES[architecture.vision["timm_model_name"]]
     return EvaTransformer(
         image_size=architecture.vision.get("image_size", 224),
@@ -200,18 +190,24 @@ def _build(architecture: Architecture, quick_gelu: bool) -> EvaTransformer:
     )
 
 
-def _timm_names(tensors: Tensors) -> dict[str, Tensor]:
-    return {renamed(name, IN_TRUNK, EVA_IN_TIMM): tensor for name, tensor in tensors.items()}
+def _timm_names(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
+    return {
+        tower_kind.renamed(name, tower_kind.IN_TRUNK, tower_kind.EVA_IN_TIMM): tensor
+        for name, tensor in tensors.items()
+    }
 
 
-EVA = TowerKind(
+EVA = tower_kind.TowerKind(
     name="EVA ViT",
     supports=_supports,
     build_image=_build,
     key_tensors={"visual.patch_embed.proj.weight": 4, "visual.head.weight": 2},
     read_sizes=functools.partial(
-        vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
+        tower_kind.vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
     ),
-    layouts={"official": Layout(write=dict), "open_clip": Layout(write=_timm_names)},
-    positions={"visual.pos_embed": PositionTable(antialias=False)},
+    layouts={
+        "official": tower_kind.Layout(write=dict),
+        "open_clip": tower_kind.Layout(write=_timm_names),
+    },
+    positions={"visual.pos_embed": tower_kind.PositionTable(antialias=False)},
 )

@@ -10,26 +10,12 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
-from clipself_seg.clip.tower_kind import (
-    TEXT_AT_TOP,
-    TRANSFORMERS_TEXT,
-    Architecture,
-    Config,
-    Layout,
-    PositionTable,
-    Sizes,
-    Tensors,
-    TowerKind,
-    count_blocks,
-    has_clip_text,
-    of_transformers,
-    vit_sizes,
-)
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
@@ -108,13 +94,13 @@ class VisionTransformer(ResidualTower):
         return stem, [self.positional_embedding], [*self.ln_post.parameters(), self.proj]
 
 
-def _supports(stages: bool, config: Config) -> bool:
+def _supports(stages: bool, config: tower_kind.Config) -> bool:
     vision = config["vision_cfg"]
     staged = isinstance(vision.get("layers"), list)
-    return staged == stages and has_clip_text(config) and not set(vision) - VISION_KEYS
+    return staged == stages and tower_kind.has_clip_text(config) and not set(vision) - VISION_KEYS
 
 
-def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
+def _build(architecture: tower_kind.Architecture, quick_gelu: bool) -> VisionTransformer:
     vision = architecture.vision
     width = vision.get("width", 768)
     return VisionTransformer(
@@ -138,14 +124,14 @@ PARTS = (  # beginnings of native names, and transformers'
     ("visual.ln_pre.", "vision_model.pre_layrnorm."),  # their spelling
     ("visual.ln_post.", "vision_model.post_layernorm."),
     ("visual.proj", "visual_projection.weight"),
-    *TRANSFORMERS_TEXT,
+    *tower_kind.TRANSFORMERS_TEXT,
     ("text.text_projection", "text_projection.weight"),
 )
 
 
-def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
+def read_transformers(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     """Native tensors of a CLIPModel of transformers, whose projections are transposed; what is none stays as it is."""
-    native = of_transformers(tensors, PARTS)
+    native = tower_kind.of_transformers(tensors, PARTS)
     for name in ("visual.proj", "text.text_projection"):
         if name in native and native[name].dim() == 2:
             native[name] = native[name].T.contiguous()
@@ -153,17 +139,17 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
 
 
 TRANSFORMERS_MARK = "vision_model.pre_layrnorm.weight"
-OPENAI_VIT = TowerKind(
+OPENAI_VIT = tower_kind.TowerKind(
     name="OpenAI ViT",
     supports=functools.partial(_supports, False),
     build_image=_build,
     key_tensors={"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
     read_sizes=functools.partial(
-        vit_sizes, "visual.conv1.weight", "transformer.resblocks", "visual.proj", axis=1
+        tower_kind.vit_sizes, "visual.conv1.weight", "transformer.resblocks", "visual.proj", axis=1
     ),
-    layouts=TEXT_AT_TOP
-    | {"transformers": Layout(marks=(TRANSFORMERS_MARK,), read=read_transformers)},
-    positions={"visual.positional_embedding": PositionTable()},
+    layouts=tower_kind.TEXT_AT_TOP
+    | {"transformers": tower_kind.Layout(marks=(TRANSFORMERS_MARK,), read=read_transformers)},
+    positions={"visual.positional_embedding": tower_kind.PositionTable()},
     quick_gelu=True,
 )
 
@@ -171,7 +157,7 @@ OPENAI_VIT = TowerKind(
 STRIDE = 32
 
 
-def _build_resnet(architecture: Architecture, quick_gelu: bool) -> ImageTower:
+def _build_resnet(architecture: tower_kind.Architecture, quick_gelu: bool) -> ImageTower:
     from clipself_seg.clip.resnet import ResNetTower  # imports open_clip
 
     vision = architecture.vision
@@ -183,13 +169,13 @@ def _build_resnet(architecture: Architecture, quick_gelu: bool) -> ImageTower:
     )
 
 
-def _read_sizes_resnet(tensors: Tensors) -> Sizes:
-    layers = sum(count_blocks(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
+def _read_sizes_resnet(tensors: tower_kind.Tensors) -> tower_kind.Sizes:
+    layers = sum(tower_kind.count_blocks(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
     width = tensors["visual.conv3.weight"].shape[0]
     return width, layers, STRIDE, tensors["visual.attnpool.c_proj.weight"].shape[0]
 
 
-RESNET = TowerKind(
+RESNET = tower_kind.TowerKind(
     name="ResNet",
     supports=functools.partial(_supports, True),
     build_image=_build_resnet,
@@ -199,8 +185,8 @@ RESNET = TowerKind(
         "visual.conv3.weight": 4,
     },
     read_sizes=_read_sizes_resnet,
-    layouts=TEXT_AT_TOP,
-    positions={"visual.attnpool.positional_embedding": PositionTable()},
+    layouts=tower_kind.TEXT_AT_TOP,
+    positions={"visual.attnpool.positional_embedding": tower_kind.PositionTable()},
     quick_gelu=True,
     readouts=CONVOLUTIONS,
 )

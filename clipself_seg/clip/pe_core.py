@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.layers import ResidualBlock, initialise_blocks
 from clipself_seg.clip.linear import Linear
@@ -23,14 +24,6 @@ from clipself_seg.clip.pooled import LatentPool, PooledTower, trunk_layouts
 from clipself_seg.clip.positions import Rotary, patch_grid, resample_positions, rotary_factors
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import ATTENTION_POOL
-from clipself_seg.clip.tower_kind import (
-    Architecture,
-    Config,
-    PositionTable,
-    TowerKind,
-    has_clip_text,
-    vit_sizes,
-)
 
 POOL_HEADS = 8  # of every size
 
@@ -123,12 +116,14 @@ class PECoreTower(PooledTower):
         return [*self.patch_embed.parameters(), *first, *self.norm_pre.parameters()]
 
 
-def _supports(class_token: bool, config: Config) -> bool:
+def _supports(class_token: bool, config: tower_kind.Config) -> bool:
     shape = SHAPES.get(config["vision_cfg"].get("timm_model_name", ""))
-    return shape is not None and shape.class_token == class_token and has_clip_text(config)
+    return (
+        shape is not None and shape.class_token == class_token and tower_kind.has_clip_text(config)
+    )
 
 
-def _build(architecture: Architecture, quick_gelu: bool) -> PECoreTower:
+def _build(architecture: tower_kind.Architecture, quick_gelu: bool) -> PECoreTower:
     vision = architecture.vision
     shape = SHAPES[vision["timm_model_name"]]
     side, embed_dim = vision["image_size"], architecture.embed_dim
@@ -143,16 +138,16 @@ _KEYS = {
     "visual.head.weight": 2,
     "visual.patch_embed.proj.weight": 4,
 }
-PE_CORE = TowerKind(
+PE_CORE = tower_kind.TowerKind(
     name="PE-Core ViT",
     supports=functools.partial(_supports, True),
     build_image=_build,
     key_tensors=_KEYS | {"visual.cls_token": 3},
     read_sizes=functools.partial(
-        vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
+        tower_kind.vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
     ),
     layouts=trunk_layouts(MARKS, SCALARS),
-    positions={"visual.pos_embed": PositionTable()},
+    positions={"visual.pos_embed": tower_kind.PositionTable()},
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     squash=True,
@@ -167,5 +162,5 @@ PE_CORE_G = dataclasses.replace(
     name="PE-Core ViT without class token",
     supports=functools.partial(_supports, False),
     key_tensors=_KEYS,
-    positions={"visual.pos_embed": PositionTable(first=0)},
+    positions={"visual.pos_embed": tower_kind.PositionTable(first=0)},
 )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
@@ -32,17 +33,6 @@ from clipself_seg.clip.tokenizers import (
     repository_tokenizer,
 )
 from clipself_seg.clip.tower import ATTENTION_POOL
-from clipself_seg.clip.tower_kind import (
-    TRANSFORMERS_TEXT,
-    Architecture,
-    Config,
-    Layout,
-    PositionTable,
-    Tensors,
-    TowerKind,
-    of_transformers,
-    vit_sizes,
-)
 
 EPS = 1e-6  # of all norms
 TANH = "tanh"
@@ -215,7 +205,7 @@ def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
     return FileTokenizer(encode, pieces.padding, END)
 
 
-def siglip_tokenizer(architecture: Architecture) -> Tokenizer:
+def siglip_tokenizer(architecture: tower_kind.Architecture) -> Tokenizer:
     """The tokenizer of a model, whose vocabulary is a file of its repository on the hub.
 
     Raises:
@@ -237,20 +227,20 @@ PARTS = (  # beginnings of native names, and transformers'
     ("visual.attn_pool.proj.", "vision_model.head.attention.out_proj."),
     ("visual.attn_pool.norm.", "vision_model.head.layernorm."),
     ("visual.attn_pool.mlp.", "vision_model.head.mlp."),
-    *TRANSFORMERS_TEXT,
+    *tower_kind.TRANSFORMERS_TEXT,
     ("text.text_projection.", "text_model.head."),
 )
 POOL = "vision_model.head.attention.in_proj_"
 
 
-def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Tensor]:
+def read_siglip(tensors: tower_kind.Tensors, scalars: Mapping[str, float]) -> dict[str, Tensor]:
     """Native names of transformers' tensors; what is none of them stays as it is.
 
     Args:
         tensors: of a file.
         scalars: logit scale and bias before training, as for `pooled.alone`.
     """
-    native = of_transformers(tensors, PARTS)
+    native = tower_kind.of_transformers(tensors, PARTS)
     for leaf in ("weight", "bias"):
         joined = native.pop(f"{POOL}{leaf}", None)
         if joined is not None and joined.dim():
@@ -275,7 +265,7 @@ def _as_images(native: dict[str, Tensor]) -> dict[str, Tensor]:
     return changed
 
 
-def _supports(config: Config) -> bool:
+def _supports(config: tower_kind.Config) -> bool:
     text = config["text_cfg"]
     if config["vision_cfg"].get("timm_model_name") not in SHAPES:
         return False
@@ -287,13 +277,13 @@ def _supports(config: Config) -> bool:
     )
 
 
-def _shape(architecture: Architecture) -> Shape:
+def _shape(architecture: tower_kind.Architecture) -> Shape:
     """The image tower's sizes; a file's own GELU goes before that of timm's name."""
     shape = SHAPES[architecture.vision["timm_model_name"]]
     return shape._replace(approximate=architecture.vision.get("approximate", shape.approximate))
 
 
-def _build(architecture: Architecture, quick_gelu: bool) -> SiglipTower:
+def _build(architecture: tower_kind.Architecture, quick_gelu: bool) -> SiglipTower:
     vision = architecture.vision
     return SiglipTower(
         image_size=vision["image_size"],
@@ -302,7 +292,7 @@ def _build(architecture: Architecture, quick_gelu: bool) -> SiglipTower:
     )
 
 
-def _build_text(architecture: Architecture, quick_gelu: bool) -> SiglipText:
+def _build_text(architecture: tower_kind.Architecture, quick_gelu: bool) -> SiglipText:
     text = architecture.text
     sizes = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
     return SiglipText(
@@ -313,13 +303,15 @@ def _build_text(architecture: Architecture, quick_gelu: bool) -> SiglipText:
     )
 
 
-def _variant(tensors: Tensors) -> str:
+def _variant(tensors: tower_kind.Tensors) -> str:
     """The one of `VARIANTS` that transformers' tensors are of."""
     kernel = tensors.get("vision_model.embeddings.patch_embedding.weight")
     return "naflex" if kernel is not None and kernel.dim() == 2 else "transformers"
 
 
-def _in_transformers(positions: str, architecture: Architecture) -> Architecture:
+def _in_transformers(
+    positions: str, architecture: tower_kind.Architecture
+) -> tower_kind.Architecture:
     """An architecture as transformers builds it, with GELU's tanh form in both towers."""
     return dataclasses.replace(
         architecture,
@@ -335,22 +327,22 @@ VARIANTS = {
 SCALE = 10.0
 SCALARS = {"logit_scale": math.log(SCALE), "logit_bias": -10.0}  # before training
 KERNEL = "visual.patch_embed.proj.weight"
-SIGLIP = TowerKind(
+SIGLIP = tower_kind.TowerKind(
     name="SigLIP ViT",
     supports=_supports,
     build_image=_build,
     build_text=_build_text,
     key_tensors={"visual.attn_pool.latent": 3, "visual.patch_embed.proj.weight": 4},
-    read_sizes=functools.partial(vit_sizes, KERNEL, "blocks", KERNEL),
+    read_sizes=functools.partial(tower_kind.vit_sizes, KERNEL, "blocks", KERNEL),
     layouts={
         **trunk_layouts(["attn_pool.latent"], SCALARS),
-        "transformers": Layout(
+        "transformers": tower_kind.Layout(
             marks=("vision_model.head.probe",),
             read=functools.partial(read_siglip, scalars=SCALARS),
             variant=_variant,
         ),
     },
-    positions={"visual.pos_embed": PositionTable(first=0)},
+    positions={"visual.pos_embed": tower_kind.PositionTable(first=0)},
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     squash=True,

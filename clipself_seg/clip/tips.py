@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
@@ -32,29 +33,12 @@ from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
-from clipself_seg.clip.tower_kind import (
-    MLP_NAMES,
-    TIMM_BLOCK,
-    TRANSFORMERS_BLOCK,
-    TRANSFORMERS_HEADS,
-    TRANSFORMERS_TEXT,
-    Architecture,
-    Config,
-    Layout,
-    PositionTable,
-    Tensors,
-    TowerKind,
-    native_name,
-    renamed,
-    stacked,
-    vit_sizes,
-)
 
 PADDING = 0  # id of what fills up a text
 FEWEST = 1e-8  # added to numbers of tokens, so that a text without any has the embedding 0
 BASE = 10000.0  # of the frequencies of positions
 NORM_EPS = 1e-6
-POSITIONS = PositionTable(antialias=True, mode="bilinear")
+POSITIONS = tower_kind.PositionTable(antialias=True, mode="bilinear")
 # Keys of its models' configs.
 VISION_KEYS = {"image_size", "patch_size", "width", "layers", "heads", "hidden", "gated"}
 VISION_KEYS |= {"register_tokens"}
@@ -278,7 +262,7 @@ _VISION_BLOCK = (
     (".attn.", ".attention."),
     (".ls_1.gamma", ".layer_scale1.lambda1"),
     (".ls_2.gamma", ".layer_scale2.lambda1"),
-    *MLP_NAMES,
+    *tower_kind.MLP_NAMES,
 )
 _GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
 _DOWN = ".mlp.down_proj."
@@ -296,14 +280,14 @@ _OFFICIAL_GATED = ((".mlp.c_fc.", ".mlp.w12."), (".mlp.c_proj.", ".mlp.w3."))
 _VECTORS = (CLASS_TOKEN, REGISTER)
 
 
-def read_official(tensors: Tensors) -> dict[str, Tensor]:
+def read_official(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     """Native tensors of a published file; what is neither stays as it is."""
-    block = TIMM_BLOCK + _OFFICIAL_GATED
+    block = tower_kind.TIMM_BLOCK + _OFFICIAL_GATED
     named = _with_scale(tensors).items()
-    return _flat({native_name(name, _OFFICIAL, block): tensor for name, tensor in named})
+    return _flat({tower_kind.native_name(name, _OFFICIAL, block): tensor for name, tensor in named})
 
 
-def write_official(tensors: Tensors) -> dict[str, Tensor]:
+def write_official(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     """Native tensors in the layout of published files."""
     written: dict[str, Tensor] = {}
     for native, tensor in tensors.items():
@@ -311,26 +295,31 @@ def write_official(tensors: Tensors) -> dict[str, Tensor]:
             written["temperature"] = _temperature_of(tensor)
             continue
         gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
-        block = _OFFICIAL_GATED + TIMM_BLOCK if gated else TIMM_BLOCK
-        written[renamed(native, _OFFICIAL, block)] = _with_axes(native, tensor)
+        block = _OFFICIAL_GATED + tower_kind.TIMM_BLOCK if gated else tower_kind.TIMM_BLOCK
+        written[tower_kind.renamed(native, _OFFICIAL, block)] = _with_axes(native, tensor)
     if CLASS_TOKEN in tensors:
         written[OFFICIAL_MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
     return written
 
 
-def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
+def read_transformers(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     """Native tensors of a file of transformers' `save_pretrained`; what is neither stays as it is."""
-    tensors = stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
+    tensors = tower_kind.stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
     native = {}
-    for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
+    for name, tensor in tower_kind.stacked(
+        tensors, tower_kind.TRANSFORMERS_HEADS, ".in_proj_"
+    ).items():
         name = name.replace(_DOWN, ".mlp.fc2.")
-        for top, block in ((_VISION, _VISION_BLOCK), (TRANSFORMERS_TEXT, TRANSFORMERS_BLOCK)):
-            name = native_name(name, top, block)
+        for top, block in (
+            (_VISION, _VISION_BLOCK),
+            (tower_kind.TRANSFORMERS_TEXT, tower_kind.TRANSFORMERS_BLOCK),
+        ):
+            name = tower_kind.native_name(name, top, block)
         native[name] = tensor
     return _flat(native)
 
 
-def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
+def _with_scale(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place.
 
     A file without temperature has that of the published model of its width, which its last norm says.
@@ -346,7 +335,7 @@ def _temperature_of(scale: Tensor) -> Tensor:
     return torch.exp(-scale.double()).to(scale.dtype)
 
 
-def _is_gated(name: str, tensors: Tensors) -> bool:
+def _is_gated(name: str, tensors: tower_kind.Tensors) -> bool:
     """True if a tensor is of the first layer of a gated MLP, by its number of rows."""
     match = re.fullmatch(r"(visual\..*\.mlp\.)c_fc\.(weight|bias)", name)
     if match is None:
@@ -371,41 +360,41 @@ def _with_axes(name: str, tensor: Tensor) -> Tensor:
     return tensor[None] if name == POSITION_TABLE_NAME else tensor
 
 
-def _supports(config: Config) -> bool:
+def _supports(config: tower_kind.Config) -> bool:
     return set(config["vision_cfg"]) == VISION_KEYS and set(config["text_cfg"]) == TEXT_KEYS
 
 
-def _build_image(architecture: Architecture, quick_gelu: bool) -> TipsTransformer:
+def _build_image(architecture: tower_kind.Architecture, quick_gelu: bool) -> TipsTransformer:
     vision = dict(architecture.vision)
     del vision["register_tokens"]  # 1, which the kind is known by
     return TipsTransformer(**vision)
 
 
-def _build_text(architecture: Architecture, quick_gelu: bool) -> TipsTextTower:
+def _build_text(architecture: tower_kind.Architecture, quick_gelu: bool) -> TipsTextTower:
     text = dict(architecture.text)
     del text["hf_tokenizer_name"]
     return TipsTextTower(**text)
 
 
-def _tokenizer(architecture: Architecture) -> Tokenizer:
+def _tokenizer(architecture: tower_kind.Architecture) -> Tokenizer:
     text = architecture.text
     return repository_tokenizer(text["hf_tokenizer_name"], vocabulary=text["vocab_size"])
 
 
-TIPS = TowerKind(
+TIPS = tower_kind.TowerKind(
     name="TIPSv2",
     supports=_supports,
     build_image=_build_image,
     key_tensors={"visual.register_embedding": 1, "visual.conv1.weight": 4},
     read_sizes=functools.partial(
-        vit_sizes, "visual.conv1.weight", BLOCK[:-1], "visual.conv1.weight"
+        tower_kind.vit_sizes, "visual.conv1.weight", BLOCK[:-1], "visual.conv1.weight"
     ),
     build_text=_build_text,
     layouts={
-        "official": Layout(
+        "official": tower_kind.Layout(
             write=write_official, marks=("vision_encoder.register_tokens",), read=read_official
         ),
-        "transformers": Layout(
+        "transformers": tower_kind.Layout(
             marks=("vision_model.embeddings.register_tokens",), read=read_transformers
         ),
     },

@@ -5,29 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from clipself_seg.commands.options import (
-    WORDS,
-    CommandLine,
-    command,
-    flag,
-    further_keys,
-    group,
-    required,
-    task,
-    value,
-)
+from clipself_seg.commands import options
 from clipself_seg.errors import InputError
 
 
-def _convert_options(parser: CommandLine) -> None:
-    required(parser, "--clip-name", "open_clip's model name, e.g. ViT-B-16")
-    required(parser, "--weights", "checkpoint file, or an open_clip tag")
-    required(parser, "--output", "file to write: .safetensors or .pt")
-    value(parser, "--layout", "official or open_clip", "official")
-    flag(parser, "--half", "store the weights in float16")
+def _convert_options(parser: options.CommandLine) -> None:
+    options.required(parser, "--clip-name", "open_clip's model name, e.g. ViT-B-16")
+    options.required(parser, "--weights", "checkpoint file, or an open_clip tag")
+    options.required(parser, "--output", "file to write: .safetensors or .pt")
+    options.value(parser, "--layout", "official or open_clip", "official")
+    options.flag(parser, "--half", "store the weights in float16")
 
 
-@command(_convert_options)
+@options.command(_convert_options)
 def convert(args: argparse.Namespace) -> None:
     """Convert a CLIP checkpoint between the published layouts.
 
@@ -51,21 +41,25 @@ def convert(args: argparse.Namespace) -> None:
     sys.stdout.write(f"dense feature of the weights: {clip.distilled}\n")
 
 
-def _export_options(parser: CommandLine) -> None:
-    value(parser, "--model", "a model, or a CLIP: a name, a file or a folder of a run")
-    task(parser)
-    value(parser, "--words", WORDS)
-    value(parser, "--stuff", 'panoptic: those of them that are stuff, as --words; "" for none')
+def _export_options(parser: options.CommandLine) -> None:
+    options.value(parser, "--model", "a model, or a CLIP: a name, a file or a folder of a run")
+    options.task(parser)
+    options.value(parser, "--words", options.WORDS)
+    options.value(
+        parser, "--stuff", 'panoptic: those of them that are stuff, as --words; "" for none'
+    )
     output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
     parser.add_argument("-o", "--output", required=True, help=output)
-    flag(parser, "--text-tower", "write the text tower too, for class names that are given later")
-    value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
-    rare = group(parser, rare=True)
-    value(rare, "--config-file", "configuration in place of the model's")
-    further_keys(rare, "the configuration")
+    options.flag(
+        parser, "--text-tower", "write the text tower too, for class names that are given later"
+    )
+    options.value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
+    rare = options.group(parser, rare=True)
+    options.value(rare, "--config-file", "configuration in place of the model's")
+    options.further_keys(rare, "the configuration")
 
 
-@command(_export_options)
+@options.command(_export_options)
 def export(args: argparse.Namespace) -> None:
     """Write ONNX of a model with your class names in one file, or of a CLIP's two towers in a folder.
 

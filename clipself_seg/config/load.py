@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
+from clipself_seg import yaml_files
 from clipself_seg.checkpoints.dense_feature import ANY
 from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import feature_of_weights
@@ -29,17 +30,6 @@ from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
 from clipself_seg.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
-from clipself_seg.yaml_files import (
-    Layer,
-    Tree,
-    is_typed,
-    leaves,
-    lists_for_tuples,
-    merge_layers,
-    read_layers,
-    setting_place,
-    shipped_name,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +53,16 @@ class Sources:
         InputError: as `read_layers`.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, typed: Tree) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, typed: yaml_files.Tree) -> None:
         self.path = path
         self.typed = typed
-        self.layers = read_layers(path) if path else []
-        self._written = [is_typed(layer) for layer in self.layers]
+        self.layers = yaml_files.read_layers(path) if path else []
+        self._written = [yaml_files.is_typed(layer) for layer in self.layers]
 
     def place(self, key: str) -> int:
         """Position of the source that sets a key or one of a section: its layer, behind all the command line; or -1."""
         typed = any(name == key or name.startswith(f"{key}.") for name in self.typed)
-        return len(self.layers) if typed else setting_place(key, self.layers)
+        return len(self.layers) if typed else yaml_files.setting_place(key, self.layers)
 
     def name(self, *keys: str) -> str:
         """Name of the source that sets the first of `keys` that any source sets, for messages."""
@@ -90,7 +80,7 @@ class Sources:
         """True if the file that sets a key is one of CAT-Seg's, by the head that it names."""
         if key in self.typed or (place := self.place(key)) < 0:
             return False
-        return dict(leaves(self.layers[place].tree)).get(HEAD) == "CATSegHead"
+        return dict(yaml_files.leaves(self.layers[place].tree)).get(HEAD) == "CATSegHead"
 
 
 def load_config(
@@ -110,12 +100,12 @@ def load_config(
     """
     import_typed_modules()
     cfg = default_config()
-    defaults = dict(leaves(cfg))
+    defaults = dict(yaml_files.leaves(cfg))
     typed = option_pairs(opts)
     sources = Sources(path, typed)
     if output := _output_dir(sources.layers):
         cfg.OUTPUT_DIR = output
-    tree = dict(leaves(merge_layers(sources.layers)))
+    tree = dict(yaml_files.leaves(yaml_files.merge_layers(sources.layers)))
     _merge(cfg, tree | typed, sources)
     if not trains:
         _take_settings_of_weights(cfg, sources)
@@ -140,10 +130,10 @@ def load_config(
 
 def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
     """Value and default of every key that may decide something, with lists for tuples, as in JSON."""
-    defaults = dict(leaves(default_config()))
+    defaults = dict(yaml_files.leaves(default_config()))
     return {
-        key: (lists_for_tuples(value), lists_for_tuples(defaults.get(key)))
-        for key, value in leaves(cfg)
+        key: (yaml_files.lists_for_tuples(value), yaml_files.lists_for_tuples(defaults.get(key)))
+        for key, value in yaml_files.leaves(cfg)
         if is_read(key, cfg.MODEL.META_ARCHITECTURE)
     }
 
@@ -163,8 +153,8 @@ def option_pairs(opts: Sequence[str]) -> dict[str, str]:
     return dict(zip(opts[::2], opts[1::2]))
 
 
-def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
-    known = dict(leaves(cfg))
+def _merge(cfg: CfgNode, values: yaml_files.Tree, sources: Sources) -> None:
+    known = dict(yaml_files.leaves(cfg))
     for key, value in values.items():
         if key in CAT_SEG_UNREAD:
             _check_unread(key, value, sources)
@@ -192,7 +182,7 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
     if isinstance(value, str):
         with contextlib.suppress(RecursionError, MemoryError):  # of brackets that are too deep
             value = CfgNode._decode_cfg_value(value)
-    if lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
+    if yaml_files.lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
         passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))
         raise InputError(
             f"{sources.name(key)}: {key} {in_brief(value)} has no effect: nothing reads it, and {passing} of CAT-Seg's "
@@ -200,9 +190,9 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
         )
 
 
-def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:
+def _fill_nones(cfg: CfgNode, known: yaml_files.Tree, sources: Sources) -> None:
     """Refuses None, which Detectron2 takes for any type, where a key has no word for it."""
-    for key, value in leaves(cfg):
+    for key, value in yaml_files.leaves(cfg):
         if value is None and known[key] is not None:
             if key not in NONES:
                 raise InputError(
@@ -212,9 +202,9 @@ def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:
             cfg.merge_from_list([key, NONES[key]])
 
 
-def _output_dir(layers: Sequence[Layer]) -> str:
+def _output_dir(layers: Sequence[yaml_files.Layer]) -> str:
     """The folder of a run where nothing names one: output/ and the package's configuration that it stands on."""
-    names = (shipped_name(layer.path) for layer in reversed(layers))
+    names = (yaml_files.shipped_name(layer.path) for layer in reversed(layers))
     return next((f"output/{name}" for name in names if name), "")
 
 
@@ -258,7 +248,7 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
         fusion.SOURCE = next(source for source, names in OF_WEIGHTS.items() if names == left)
 
 
-def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
+def _check_read(cfg: CfgNode, defaults: yaml_files.Tree, sources: Sources) -> None:
     """Refuses the first key that somebody set, and that nothing reads; what comes with the package passes.
 
     Where nothing names a model, what one of them reads passes. With a backbone of somebody else's, what the package
@@ -266,21 +256,27 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     by mistake gets no other CLIP. A warning names them.
     """
     reset, why = list[str](), ""
-    values = dict(leaves(cfg))
+    values = dict(yaml_files.leaves(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
         other = _why_unread_by_backbone(key, cfg)
         nothing = "" if other and key in NAME_AND_WEIGHTS else defaults[key]
-        passing = (lists_for_tuples(defaults[key]), nothing, PUBLISHED.get(key, nothing))
+        passing = (yaml_files.lists_for_tuples(defaults[key]), nothing, PUBLISHED.get(key, nothing))
         # CAT-Seg's files name a guidance backbone also where CLIP's own blocks guide.
         guidance = key in KEYS and KEYS[key].when == GUIDED and sources.published(key)
-        given = lists_for_tuples(value) not in passing and sources.by_hand(key) and not guidance
+        given = (
+            yaml_files.lists_for_tuples(value) not in passing
+            and sources.by_hand(key)
+            and not guidance
+        )
         if given and (reason := other or why_unread(key, values, model)):
             raise InputError(
                 f"{sources.name(key)}: {key} {in_brief(value)} has no effect: {reason}; leave it out"
             )
         if other:
-            if sources.place(key) >= 0 and lists_for_tuples(value) != lists_for_tuples(nothing):
+            if sources.place(key) >= 0 and yaml_files.lists_for_tuples(
+                value
+            ) != yaml_files.lists_for_tuples(nothing):
                 reset.append(f"{key} {in_brief(value)}")
                 why = other
             cfg.merge_from_list([key, nothing])
@@ -296,7 +292,7 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     """
     if key not in KEYS or not KEYS[key].clip_backbone:
         return None
-    if KEYS[key].weights and str(dict(leaves(cfg))[key]).endswith(SUFFIXES):
+    if KEYS[key].weights and str(dict(yaml_files.leaves(cfg))[key]).endswith(SUFFIXES):
         return None  # it may be one that was distilled from the backbone
     of_clip = key.startswith("MODEL.CLIP.")
     own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE

@@ -35,14 +35,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation_losses import Average
-from clipself_seg.models.distillation import (
-    IMAGE,
-    Step,
-    Target,
-    WeightedObjectives,
-    build_target,
-    count_over_processes,
-)
+from clipself_seg.models import distillation
 from clipself_seg.models.model_protocols import Classes, Group, Memory, Outputs
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
@@ -89,7 +82,7 @@ class CLIPSelf(RegionReader):
         *,
         clip: VisionLanguageBackbone,
         student: VisionLanguageBackbone | None = None,
-        target: Target | None = None,
+        target: distillation.Target | None = None,
         training: DistillationTraining | None = None,
         alpha: float = 1.0,
         read: Sequence[str] = ("boxes", "masks", "crops"),
@@ -114,9 +107,11 @@ class CLIPSelf(RegionReader):
         learner = clip.copy() if student is None else student
         self._learner = (learner,)  # a tuple: of its parts the image tower alone is registered
         self.student: ImageTower = learner.visual
-        self.target: Target = WeightedObjectives({"CROPS": 1.0}) if target is None else target
-        features = [name for name in self.target.reads if name != IMAGE] or [DENSE]
-        attention = IMAGE in self.target.reads
+        self.target: distillation.Target = (
+            distillation.WeightedObjectives({"CROPS": 1.0}) if target is None else target
+        )
+        features = [name for name in self.target.reads if name != distillation.IMAGE] or [DENSE]
+        attention = distillation.IMAGE in self.target.reads
         self._check_reads(features)
         if self.student.dense_feature.gated and DENSE not in self.target.reads:
             raise InputError(
@@ -141,7 +136,7 @@ class CLIPSelf(RegionReader):
         return {
             "clip": clip,
             "student": student,
-            "target": build_target(cfg),
+            "target": distillation.build_target(cfg),
             "training": DistillationTraining(
                 trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
                 loss_average=cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
@@ -225,7 +220,7 @@ class CLIPSelf(RegionReader):
         """
         settings, synchronised = self.training_settings, self.training_settings.sync_gradients
         average = settings.loss_average
-        step = Step(
+        step = distillation.Step(
             samples=samples,
             images=self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device))),
             student=self.learner,
@@ -234,7 +229,9 @@ class CLIPSelf(RegionReader):
             average=average,
             synchronised=synchronised,
             region_count=(
-                count_over_processes(samples, average, self.device) if synchronised else None
+                distillation.count_over_processes(samples, average, self.device)
+                if synchronised
+                else None
             ),
             reads=self.target.reads,
         )
@@ -291,7 +288,7 @@ def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> dict[str, Tensor]:
 
     Empty where the tower packs none, or where image embeddings are read, for which the last block attends.
     """
-    if not isinstance(tower, TransformerTower) or tower.pooled or IMAGE in reads:
+    if not isinstance(tower, TransformerTower) or tower.pooled or distillation.IMAGE in reads:
         return {}
     attention: Any = tower.blocks[-1].attn
     if not hasattr(attention, "in_proj_weight"):

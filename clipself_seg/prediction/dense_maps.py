@@ -30,14 +30,7 @@ from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.provenance import provenance
-from clipself_seg.visualization.dense_maps import (
-    colour_segments,
-    discard_small_clusters,
-    enlarge_labels,
-    heat_map,
-    kmeans,
-    match_labels,
-)
+from clipself_seg.visualization import dense_maps as maps
 from clipself_seg.visualization.sheets import save_png, sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
@@ -159,16 +152,16 @@ class DenseMapResults:
             labels = self._clusters(features)
             # The last cells may go beyond the image.
             rows_columns = [self._pixels(count * clip.patch_size) for count in labels.shape]
-            large = enlarge_labels(labels, *rows_columns)[:height, :width]
+            large = maps.enlarge_labels(labels, *rows_columns)[:height, :width]
             first = large if first is None else first
-            row = [small, colour_segments(match_labels(large, first))]
+            row = [small, maps.colour_segments(maps.match_labels(large, first))]
             notes = [title, f"{labels.max() + 1} of {self.clusters} clusters"]
             cosines = np.einsum("ke,ehw->khw", self._texts[title], features)
             low = max(0.0, cosines.min(initial=1))
             high = max(low + SMALLEST_RANGE, cosines.max(initial=0))
             for values in cosines:
                 smooth = cv2.resize(values, rows_columns[::-1], interpolation=cv2.INTER_CUBIC)
-                row.append(heat_map(small, smooth[:height, :width], low, high))
+                row.append(maps.heat_map(small, smooth[:height, :width], low, high))
                 notes.append(f"{values.min():.2f} to {values.max():.2f}")
             rows.append(row)
             captions.append(notes)
@@ -188,7 +181,9 @@ class DenseMapResults:
             raise InputError(
                 f"{self.clusters} clusters in {cells} cells: give fewer --clusters, or a larger --size"
             )
-        return discard_small_clusters(kmeans(features, self.clusters), features, self.smallest)
+        return maps.discard_small_clusters(
+            maps.kmeans(features, self.clusters), features, self.smallest
+        )
 
     def _pixels(self, length: int) -> int:
         """Pixels on the tile of a length in pixels of the model's input."""

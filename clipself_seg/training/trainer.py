@@ -21,15 +21,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clipself_seg.checkpoints.training_state import (
-    CheckpointFolder,
-    Metadata,
-    all_finite,
-    pack,
-    trained_parameters,
-    trained_tensors,
-    unpack,
-)
+from clipself_seg.checkpoints import training_state
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, MappedDraws, batches_of
 from clipself_seg.data.mappers.samples import Sample
@@ -122,7 +114,7 @@ class Trainer(TrainerBase):
             )
         self.optimizer = build_adamw(groups, betas=settings.betas, eps=settings.eps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.loss_scaling)
-        self.checkpoints = CheckpointFolder(
+        self.checkpoints = training_state.CheckpointFolder(
             settings.output_dir / "checkpoints", settings.checkpoint_keep
         )
         self._run = self._run_metadata()
@@ -251,7 +243,7 @@ class Trainer(TrainerBase):
         return means
 
     def _clip(self) -> Tensor:
-        parameters = trained_parameters(self._module).values()
+        parameters = training_state.trained_parameters(self._module).values()
         if self.settings.clip_norm is None:
             gradients = [p.grad for p in parameters if p.grad is not None]
             return torch.nn.utils.get_total_norm(gradients)
@@ -338,11 +330,13 @@ class Trainer(TrainerBase):
         # Gradients as views of the buckets that are sent: no second copy of them.
         wrapper = DistributedDataParallel(self._module, gradient_as_bucket_view=True)
         # Without batch norms that train, no buffer changes, and none has to be sent with every forward.
-        changing = len(trained_tensors(self._module)) > len(trained_parameters(self._module))
+        changing = len(training_state.trained_tensors(self._module)) > len(
+            training_state.trained_parameters(self._module)
+        )
         wrapper.broadcast_buffers = changing
         return wrapper
 
-    def _run_metadata(self) -> Metadata:
+    def _run_metadata(self) -> training_state.Metadata:
         """Metadata that a resumed run has to share, besides the number of steps done."""
         metadata = dict(self.settings.shared) | {"original weights": self.model.original_hash()}
         if isinstance(self.records, ShardStream):
@@ -363,9 +357,9 @@ class Trainer(TrainerBase):
 
     def _save(self, iteration: int, trouble: str = "") -> None:
         """Writes a checkpoint; one that is not finite would push out those to go back to."""
-        tensors = pack(self._module, self.optimizer)
+        tensors = training_state.pack(self._module, self.optimizer)
         # The first process saves, and the others stop with it.
-        if not comm.all_gather(all_finite(tensors))[0]:
+        if not comm.all_gather(training_state.all_finite(tensors))[0]:
             good = next(reversed(self.checkpoints.paths()), "there is none")
             raise TrainingStopped(
                 f"{trouble}Trained weights or their moments are not finite after {iteration} steps "
@@ -409,7 +403,7 @@ class Trainer(TrainerBase):
             return 0
         tensors, metadata = state
         check_same_run(metadata["run"], self._run)
-        unpack(tensors, self._module, self.optimizer)
+        training_state.unpack(tensors, self._module, self.optimizer)
         if isinstance(self.records, ShardStream):
             self.records.load_states(metadata.get("shards"), comm.get_rank())
         try:

@@ -21,20 +21,7 @@ from clipself_seg.clip.precision import autocast, in_own_precision
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
 from clipself_seg.clip.runtime import QUEUES, chunk_size
 from clipself_seg.heads.fusion import fuse_detections
-from clipself_seg.heads.fvit.boxes import (
-    ROI_RULES,
-    ROI_SAMPLING,
-    Detected,
-    DetectionRule,
-    MatchRule,
-    Objects,
-    decode_boxes,
-    encode_boxes,
-    generator_of,
-    match_boxes,
-    sample_boxes,
-    select_detections,
-)
+from clipself_seg.heads.fvit import boxes as box_ops
 from clipself_seg.heads.fvit.pyramid import CHANNELS, ConvNorm, kaiming_normal, xavier_uniform
 from clipself_seg.heads.maps import several_processes
 
@@ -65,7 +52,7 @@ class LossSettings(NamedTuple):
     """
 
     background_weight: float = 0.6
-    roi_rule: MatchRule = ROI_RULES[False]
+    roi_rule: box_ops.MatchRule = box_ops.ROI_RULES[False]
     seed: int = 0
     rois: int = 512
 
@@ -85,7 +72,7 @@ class DetectionSettings(NamedTuple):
     beta: float = 0.8
     temperature: float | None = None
     clip_temperature: float = 75.0
-    rule: DetectionRule = DetectionRule()
+    rule: box_ops.DetectionRule = box_ops.DetectionRule()
 
 
 class RoIHeads(nn.Module):
@@ -125,7 +112,7 @@ class RoIHeads(nn.Module):
         self,
         levels: Sequence[Tensor],
         proposals: Sequence[Tensor],
-        objects: Sequence[Objects],
+        objects: Sequence[box_ops.Objects],
         text: Tensor,
         seen: Tensor,
         precision: torch.dtype | None = None,
@@ -162,7 +149,7 @@ class RoIHeads(nn.Module):
         return losses | {"loss_mask": mask_loss(predicted, mask_targets(positive, masks, square))}
 
     def sample_rois(
-        self, proposals: Sequence[Tensor], objects: Sequence[Objects], background: int
+        self, proposals: Sequence[Tensor], objects: Sequence[box_ops.Objects], background: int
     ) -> list[SampledRoIs]:
         """RoIs of each image that the losses see; the objects stand before the proposals (m, 4), each its own.
 
@@ -176,13 +163,17 @@ class RoIHeads(nn.Module):
             torch.cat(
                 [
                     torch.arange(1, len(of_image.boxes) + 1, device=device),
-                    match_boxes(of_image.boxes, proposed, settings.roi_rule),
+                    box_ops.match_boxes(of_image.boxes, proposed, settings.roi_rule),
                 ]
             )
             for of_image, proposed in zip(objects, proposals, strict=True)
         ]
-        generators = [generator_of(settings.seed, of_image.draw, "rois") for of_image in objects]
-        sampled = sample_boxes(assigned, ROI_SAMPLING._replace(number=settings.rois), generators)
+        generators = [
+            box_ops.generator_of(settings.seed, of_image.draw, "rois") for of_image in objects
+        ]
+        sampled = box_ops.sample_boxes(
+            assigned, box_ops.ROI_SAMPLING._replace(number=settings.rois), generators
+        )
         chosen = []
         for of_image, proposed, assigned_n, (positive, negative) in zip(
             objects, proposals, assigned, sampled
@@ -209,7 +200,7 @@ class RoIHeads(nn.Module):
         text: Tensor,
         seen: Tensor,
         precision: torch.dtype | None = None,
-    ) -> tuple[Detected, Tensor | None]:
+    ) -> tuple[box_ops.Detected, Tensor | None]:
         """Best detections of one image among its proposals, with boxes divided by `scale`; and, of a model with
         masks, scores (m, 28, 28) in [0, 1] of the mask in each box.
 
@@ -231,8 +222,8 @@ class RoIHeads(nn.Module):
         detector = self.bbox_head.logits(embeddings, text, settings.temperature)
         clip_logits = self.clip_logits(dense, proposals, text)
         scores = fuse_detections(detector, clip_logits, seen, settings.alpha, settings.beta)
-        boxes = decode_boxes(proposals, deltas, image_size, DELTA_WEIGHTS)
-        detected = select_detections(boxes / scale, scores[:, :-1], settings.rule)
+        boxes = box_ops.decode_boxes(proposals, deltas, image_size, DELTA_WEIGHTS)
+        detected = box_ops.select_detections(boxes / scale, scores[:, :-1], settings.rule)
         if self.mask_head is None:
             return detected, None
         boxes = detected.boxes * scale
@@ -351,7 +342,7 @@ def box_losses(
     weights = torch.full_like(negative_log, background_weight).index_fill(0, positive, 1.0)
     boxes = torch.cat([rois.boxes[: rois.positives] for rois in chosen])
     objects = torch.cat([rois.objects[: rois.positives] for rois in chosen])
-    wanted = encode_boxes(boxes, objects, DELTA_WEIGHTS)
+    wanted = box_ops.encode_boxes(boxes, objects, DELTA_WEIGHTS)
     distance = (deltas[positive] - wanted).abs().sum()
     count = max(len(logits), 1)
     return (weights * negative_log).sum() / count, distance / count

@@ -14,18 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from clipself_seg.clip.precision import in_own_precision
-from clipself_seg.heads.fvit.boxes import (
-    RPN_RULE,
-    RPN_SAMPLING,
-    Objects,
-    Sampled,
-    decode_boxes,
-    encode_boxes,
-    generator_of,
-    match_boxes,
-    sample_boxes,
-    suppress,
-)
+from clipself_seg.heads.fvit import boxes as box_ops
 from clipself_seg.heads.fvit.pyramid import CHANNELS, ConvNorm
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -121,12 +110,12 @@ class RPN(nn.Module):
         rows = (~empty).nonzero()[:, 0]  # once: each mask as an index would look for them
         boxes, scores, levels = boxes[rows], scores[rows], levels[rows]
         # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
-        within_levels = batched_nms if boxes.device.type == "cpu" else suppress
+        within_levels = batched_nms if boxes.device.type == "cpu" else box_ops.suppress
         kept = within_levels(boxes, scores, levels, self.rule.iou)[: self.rule.after]
         return boxes[kept], scores[kept]
 
     def losses(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], objects: Sequence[Objects]
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], objects: Sequence[box_ops.Objects]
     ) -> dict[str, Tensor]:
         """Objectness and box loss by name, scalars, of logits and deltas as of `propose`."""
         anchors = self.anchors(logits)
@@ -136,11 +125,15 @@ class RPN(nn.Module):
         classification, regression = rpn_losses(flat_logits, flat_deltas, anchors, targets)
         return {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
 
-    def targets(self, objects: Sequence[Objects], anchors: Tensor) -> list[RPNTargets]:
+    def targets(self, objects: Sequence[box_ops.Objects], anchors: Tensor) -> list[RPNTargets]:
         """Anchors of each image that the losses see, out of anchors (n, 4), and the boxes that they should become."""
-        assigned = [match_boxes(of_image.boxes, anchors, RPN_RULE) for of_image in objects]
-        generators = [generator_of(self.seed, of_image.draw, "anchors") for of_image in objects]
-        sampled = sample_boxes(assigned, RPN_SAMPLING, generators)
+        assigned = [
+            box_ops.match_boxes(of_image.boxes, anchors, box_ops.RPN_RULE) for of_image in objects
+        ]
+        generators = [
+            box_ops.generator_of(self.seed, of_image.draw, "anchors") for of_image in objects
+        ]
+        sampled = box_ops.sample_boxes(assigned, box_ops.RPN_SAMPLING, generators)
         return [
             RPNTargets(chosen, of_image.boxes[numbers[chosen.positive] - 1])
             for chosen, of_image, numbers in zip(sampled, objects, assigned)
@@ -204,7 +197,7 @@ def best_boxes(
     for number, (level, regression, own) in enumerate(zip(logits, deltas, anchors, strict=True)):
         best = level.sigmoid().sort(descending=True, stable=True)
         chosen = best.indices[: rule.before]
-        boxes.append(decode_boxes(own[chosen], regression[chosen], image_size))
+        boxes.append(box_ops.decode_boxes(own[chosen], regression[chosen], image_size))
         scores.append(best.values[: rule.before])
         numbers.append(torch.full_like(chosen, number))
     return torch.cat(boxes), torch.cat(scores), torch.cat(numbers)
@@ -218,7 +211,7 @@ class RPNTargets(NamedTuple):
         boxes: boxes (p, 4) of the objects that the positive ones belong to.
     """
 
-    sampled: Sampled
+    sampled: box_ops.Sampled
     boxes: Tensor
 
 
@@ -250,7 +243,7 @@ def rpn_losses(
         both = torch.cat([positive, negative])
         truth = (torch.arange(len(both), device=both.device) < len(positive)).float()
         entropy = F.binary_cross_entropy_with_logits(own_logits[both], truth, reduction="none")
-        wanted = encode_boxes(all_anchors[positive], boxes)
+        wanted = box_ops.encode_boxes(all_anchors[positive], boxes)
         distance = (own_deltas[positive] - wanted).abs().sum(dim=1)
         sums = sums + torch.stack(
             [

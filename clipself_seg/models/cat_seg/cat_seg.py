@@ -34,17 +34,8 @@ from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
+from clipself_seg.heads.cat_seg import cost_aggregator
 from clipself_seg.heads.cat_seg.attention import COPIES
-from clipself_seg.heads.cat_seg.cost_aggregator import (
-    ClassLogits,
-    CostAggregator,
-    Guidance,
-    check_labels,
-    kept_classes,
-    plain_probabilities,
-    sigmoid_loss,
-    sliding_probabilities,
-)
 from clipself_seg.heads.windows import WindowLayout, resize, segmentation
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.cat_seg.cat_seg_config import (
@@ -90,7 +81,7 @@ class CATSeg(ModelBase):
         self,
         *,
         clip: VisionLanguageBackbone,
-        aggregator: CostAggregator,
+        aggregator: cost_aggregator.CostAggregator,
         guidance_blocks: Sequence[int] = (),
         backbone: Backbone | None = None,
         all_synonyms: bool = False,
@@ -292,7 +283,7 @@ class CATSeg(ModelBase):
         """The losses of a batch of crops of one size, scalars by name; see `sigmoid_loss` and `score_divergence`."""
         settings, classes, count = self.training_settings, self.classes, len(self.names)
         for sample in samples:
-            check_labels(sample["sem_seg"], count, settings.ignore_label)
+            cost_aggregator.check_labels(sample["sem_seg"], count, settings.ignore_label)
         windows = torch.stack(on_device(samples, "image", self.device))
         labels = torch.stack(on_device(samples, "sem_seg", self.device))
         if self._start is not None:
@@ -302,7 +293,7 @@ class CATSeg(ModelBase):
         all_logits = self.window_logits(windows, classes)
         logits = resize(all_logits[:, :count], (labels.shape[1], labels.shape[2]))
         losses = {
-            "loss_sem_seg": sigmoid_loss(
+            "loss_sem_seg": cost_aggregator.sigmoid_loss(
                 logits, labels, settings.ignore_label, settings.mask_ignored
             )
         }
@@ -338,7 +329,9 @@ class CATSeg(ModelBase):
         shift, scale = (constant(v, images)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         return normalised, (images - shift) / scale
 
-    def _window_logits(self, inputs: tuple[Tensor, Tensor], text_TPE: Tensor) -> list[ClassLogits]:
+    def _window_logits(
+        self, inputs: tuple[Tensor, Tensor], text_TPE: Tensor
+    ) -> list[cost_aggregator.ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         resized = resize(windows, self.clip_size)
@@ -356,14 +349,19 @@ class CATSeg(ModelBase):
         height, width = self.aggregator.sizes.grid
         return 16 * height, 16 * width
 
-    def _guidance(self, for_backbone: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
+    def _guidance(
+        self, for_backbone: Tensor, features: Mapping[str, Tensor]
+    ) -> list[cost_aggregator.Guidance]:
         if self.backbone is None:
             first, second = (features[name] for name in self.guidance_blocks)
             maps = (features["dense"], self.upsample1(first), self.upsample2(second))
         else:
             named = self.backbone(resize(for_backbone, self._backbone_size))
             maps = tuple(named[name] for name in GUIDES)
-        return [Guidance(appearance, (first, second)) for appearance, first, second in zip(*maps)]
+        return [
+            cost_aggregator.Guidance(appearance, (first, second))
+            for appearance, first, second in zip(*maps)
+        ]
 
     def _segment(
         self, samples: Sequence[Sample], classes: Classes, output: str
@@ -382,11 +380,19 @@ class CATSeg(ModelBase):
         results = []
         for sample, *of_passes in zip(samples, *passes, strict=True):
             image_size, size = sizes_of(sample)
-            kept = kept_classes([view for views in of_passes for view in views], len(text_TPE))
+            kept = cost_aggregator.kept_classes(
+                [view for views in of_passes for view in views], len(text_TPE)
+            )
             if self.evaluation.sliding:
-                parts = [sliding_probabilities(v, kept, self.layout, size) for v in of_passes]
+                parts = [
+                    cost_aggregator.sliding_probabilities(v, kept, self.layout, size)
+                    for v in of_passes
+                ]
             else:
-                parts = [plain_probabilities(v[0], kept, image_size, size) for v in of_passes]
+                parts = [
+                    cost_aggregator.plain_probabilities(v[0], kept, image_size, size)
+                    for v in of_passes
+                ]
             results.append(segmentation(parts, size, len(classes.names), output, chosen))
         return results
 

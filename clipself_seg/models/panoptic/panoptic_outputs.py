@@ -23,14 +23,7 @@ from clipself_seg.heads.fusion import (
     name_masks,
     remaining_void,
 )
-from clipself_seg.heads.panoptic.panoptic_merge import (
-    canvas_labels,
-    merge_instances,
-    merge_panoptic,
-    merge_semantic,
-    resize_masks,
-    semantic_labels,
-)
+from clipself_seg.heads.panoptic import panoptic_merge
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.model_base import sizes_of
 from clipself_seg.models.model_protocols import Outputs
@@ -217,23 +210,23 @@ def make_outputs(
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
     if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
         for name, (_, own) in probs.items():
-            merged = merge_panoptic(own, mask_logits, things, *thresholds, sizes)
+            merged = panoptic_merge.merge_panoptic(own, mask_logits, things, *thresholds, sizes)
             outputs[name]["panoptic_seg"] = merged
         return outputs
     masks = None
     for name, (fusion, own) in probs.items():
         made = outputs[name]
         if labels and set(fusion.tasks) == {"semantic"} and not settings.masks_first:
-            made["sem_seg_labels"] = canvas_labels(own, mask_logits, *sizes)
+            made["sem_seg_labels"] = panoptic_merge.canvas_labels(own, mask_logits, *sizes)
             continue
         if masks is None:
-            masks = resize_masks(mask_logits, *sizes)
+            masks = panoptic_merge.resize_masks(mask_logits, *sizes)
         if "panoptic" in fusion.tasks:
-            made["panoptic_seg"] = merge_panoptic(own, masks, things, *thresholds)
+            made["panoptic_seg"] = panoptic_merge.merge_panoptic(own, masks, things, *thresholds)
         if "instances" in fusion.tasks:
-            made["instances"] = merge_instances(own, masks, things, settings.top_k)
+            made["instances"] = panoptic_merge.merge_instances(own, masks, things, settings.top_k)
         if "semantic" in fusion.tasks and labels:
-            made["sem_seg_labels"] = semantic_labels(own, masks)
+            made["sem_seg_labels"] = panoptic_merge.semantic_labels(own, masks)
         elif "semantic" in fusion.tasks:
-            made["sem_seg"] = merge_semantic(own, masks)
+            made["sem_seg"] = panoptic_merge.merge_semantic(own, masks)
     return outputs

@@ -217,9 +217,8 @@ def after_interrupt(again: str) -> Iterator[None]:
         heard.set()
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and before is signal.default_int_handler:
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, hear)
     try:
         yield
@@ -228,8 +227,8 @@ def after_interrupt(again: str) -> Iterator[None]:
             raise KeyboardInterrupt(again) from None
         raise
     finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is hear:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:

@@ -2,8 +2,6 @@
 
 import math
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from clipself_seg import private_torch
 from clipself_seg.clip import layers
 from clipself_seg.clip import linear as module
 from clipself_seg.clip.linear import LARGEST_WEIGHT, Linear, linear, stock_linear
@@ -107,6 +106,21 @@ def test_results_may_be_changed_in_place_and_made_again_in_the_backward_pass():
     expected = torch.autograd.grad(function(x).sum(), (x, layer.weight))
     again = checkpoint(function, x, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(again.sum(), (x, layer.weight)), expected)
+
+
+def test_without_torchs_private_members_gradients_are_torchs_and_transforms_take_torchs_own(
+    monkeypatch, products
+):
+    monkeypatch.setattr(module, "CONVOLUTION_BACKWARD", None)
+    monkeypatch.setattr(private_torch, "_UNSAFE_VIEW", None)
+    parts = [part.requires_grad_() for part in tensors()]
+    result = torch.autograd.grad(linear(*parts).relu_().sum(), parts)
+    expected = torch.autograd.grad(F.linear(*parts).relu().sum(), parts)
+    torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-5)
+    taken = len(products)
+    monkeypatch.setattr(private_torch, "_FUNCTORCH", None)
+    linear(*parts)
+    assert taken and len(products) == taken
 
 
 @pytest.mark.parametrize("case", ["few rows", "no rows", "float64", "autocast", "stock"])
@@ -251,28 +265,6 @@ def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkey
     assert setting().fp32_precision == "bf16"
     leave.set()
     thread.join()
-    assert setting().fp32_precision == before
-
-
-@with_setting
-def test_threads_that_ask_first_at_once_leave_the_setting_as_it_was(monkeypatch):
-    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
-
-    class Slow:
-        @property
-        def fp32_precision(self):
-            time.sleep(0.001)
-            return setting().fp32_precision
-
-        @fp32_precision.setter
-        def fp32_precision(self, value):
-            setting().fp32_precision = value
-            time.sleep(0.001)
-
-    before = setting().fp32_precision
-    monkeypatch.setattr(module._PRODUCTS, "_owner", Slow())
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: module.onednn_is_exact.__wrapped__(), range(16)))
     assert setting().fp32_precision == before
 
 

@@ -10,12 +10,9 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -176,7 +173,7 @@ def export_graph(graph: Graph, path: Path) -> dict[str, Any]:
     """
     from onnxruntime import InferenceSession, SessionOptions
 
-    with plain(graph.module), warnings.catch_warnings(), lasting_interrupt():
+    with plain(graph.module), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
         # It warns of constants that stay as they are.
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -228,29 +225,6 @@ def plain(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def lasting_interrupt() -> Iterator[None]:
-    """Lets Ctrl-C end what is inside where a library makes another error of it, or goes on, as torch's exporter may."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
-        threading.current_thread() is not threading.main_thread()
-    ):
-        yield
-        return
-    typed: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        typed.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if typed:
-            raise KeyboardInterrupt from None
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -41,17 +40,6 @@ def small_clip(request):
 def mini():
     """The shipped CLIP."""
     return load_clip("mini")
-
-
-@pytest.mark.parametrize("made_of_it", [TypeError, None])
-def test_ctrl_c_lasts_where_a_library_makes_something_else_of_it(made_of_it):
-    with pytest.raises(KeyboardInterrupt), graph.lasting_interrupt():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            if made_of_it:
-                raise made_of_it from None
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_full_disk_is_told_with_the_name_of_the_file_and_nothing_stays(tmp_path, monkeypatch):

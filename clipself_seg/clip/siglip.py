@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from clipself_seg.clip import tower_kind
+from clipself_seg.clip import tokenizers, tower_kind
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
@@ -26,12 +26,6 @@ from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layou
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tokenizers import (
-    FileTokenizer,
-    Tokenizer,
-    open_clip_tokenizer,
-    repository_tokenizer,
-)
 from clipself_seg.clip.tower import ATTENTION_POOL
 
 EPS = 1e-6  # of all norms
@@ -187,7 +181,7 @@ END = 1  # id of the token that ends a text
 GEMMA = 256_000
 
 
-def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
+def siglips_own(pieces: tokenizers.FileTokenizer) -> tokenizers.FileTokenizer:
     """SigLIP's tokens: the text is mended, lower-cased and loses its punctuation as in open_clip, and has an end token.
 
     Files differ in whether they add that token, and Gemma's own adds one before the text, which SigLIP 2 has not.
@@ -196,16 +190,16 @@ def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
         pieces: tokens of a text by its vocabulary, with the end token or without, and padding.
     """
 
-    clean = open_clip_tokenizer().get_clean_fn("canonicalize")
+    clean = tokenizers.open_clip_tokenizer().get_clean_fn("canonicalize")
 
     def encode(text: str) -> list[int]:
         ids = pieces.encode(clean(text))
         return ids if ids[-1:] == [END] else [*ids, END]
 
-    return FileTokenizer(encode, pieces.padding, END)
+    return tokenizers.FileTokenizer(encode, pieces.padding, END)
 
 
-def siglip_tokenizer(architecture: tower_kind.Architecture) -> Tokenizer:
+def siglip_tokenizer(architecture: tower_kind.Architecture) -> tokenizers.Tokenizer:
     """The tokenizer of a model, whose vocabulary is a file of its repository on the hub.
 
     Raises:
@@ -214,7 +208,9 @@ def siglip_tokenizer(architecture: tower_kind.Architecture) -> Tokenizer:
     vocabulary = architecture.text["vocab_size"]
     repository = architecture.text["hf_tokenizer_name"]
     padding = 0 if vocabulary == GEMMA else END
-    pieces = repository_tokenizer(repository, vocabulary=vocabulary, padding=padding, added=False)
+    pieces = tokenizers.repository_tokenizer(
+        repository, vocabulary=vocabulary, padding=padding, added=False
+    )
     return siglips_own(pieces)
 
 

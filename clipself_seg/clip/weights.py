@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
 from clipself_seg.checkpoints.read import ACTIVATIONS, Checkpoint, fit
+from clipself_seg.clip import tower_kind
 from clipself_seg.clip.find_kind import (
     KINDS,
     find_architecture,
@@ -48,13 +49,6 @@ from clipself_seg.clip.openai import TRANSFORMERS_MARK
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
-from clipself_seg.clip.tower_kind import (
-    Architecture,
-    Layout,
-    PositionTable,
-    TowerKind,
-    common_names,
-)
 from clipself_seg.errors import InputError, known, nearest, shown
 from clipself_seg.files import read_json
 from clipself_seg.schema import TEXT
@@ -101,16 +95,20 @@ def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = {name: t for name, t in tensors.items() if not NO_WEIGHTS.search(name)}
     layouts = [layout for kind in KINDS.values() for layout in kind.layouts.values()]
     layout = _marked(layouts, weights)
-    return common_names(weights) if layout is None else layout.read(weights)
+    return tower_kind.common_names(weights) if layout is None else layout.read(weights)
 
 
-def _marked(layouts: Iterable[Layout], tensors: Mapping[str, Tensor]) -> Layout | None:
+def _marked(
+    layouts: Iterable[tower_kind.Layout], tensors: Mapping[str, Tensor]
+) -> tower_kind.Layout | None:
     """The first layout whose marks a file has."""
     marked = (layout for layout in layouts if layout.marks)
     return next((layout for layout in marked if all(m in tensors for m in layout.marks)), None)
 
 
-def as_written(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:
+def as_written(
+    architecture: tower_kind.Architecture, checkpoint: Checkpoint
+) -> tower_kind.Architecture:
     """An architecture in the variant that a checkpoint is of: by its own word, or by its layout.
 
     Raises:
@@ -131,7 +129,7 @@ def as_written(architecture: Architecture, checkpoint: Checkpoint) -> Architectu
 
 
 def to_layout(
-    tensors: Mapping[str, Tensor], kind: TowerKind, layout: str = "official"
+    tensors: Mapping[str, Tensor], kind: tower_kind.TowerKind, layout: str = "official"
 ) -> dict[str, Tensor]:
     """Tensors with native names under those of a layout, such as the kind's official one.
 
@@ -143,7 +141,7 @@ def to_layout(
 
 
 def load_strictly(
-    module: nn.Module, architecture: Architecture, checkpoint: Checkpoint
+    module: nn.Module, architecture: tower_kind.Architecture, checkpoint: Checkpoint
 ) -> LoadReport:
     """Loads a checkpoint into a module; all names and shapes have to match.
 
@@ -209,7 +207,7 @@ def dense_notes(dense: DenseFeature, stated: DenseFeature) -> tuple[str, ...]:
 
 
 def choose_activation(
-    architecture: Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
+    architecture: tower_kind.Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
 ) -> tuple[bool, tuple[str, ...]]:
     """True if the towers use QuickGELU, and the notes about it for the report.
 
@@ -261,7 +259,7 @@ def _stated_beside(checkpoint: Checkpoint) -> str | None:
 
 
 def _resize_positions(
-    name: str, tensor: Tensor, target: Tensor, table: PositionTable, path: Path
+    name: str, tensor: Tensor, target: Tensor, table: tower_kind.PositionTable, path: Path
 ) -> Tensor:
     """Position table in the shape of `target`, or an `InputError` if it is not that of a square grid."""
     rows = tensor.shape[-2] if tensor.dim() > 1 else 0
@@ -281,7 +279,7 @@ def _resize_positions(
 def _check_architecture(
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
-    architecture: Architecture,
+    architecture: tower_kind.Architecture,
     checkpoint: Checkpoint,
 ) -> None:
     if OF_META in tensors:

@@ -25,12 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.coco_objects import (
-    Entry,
-    ImageDetections,
-    TrueObjects,
-    image_detections,
-)
+from clipself_seg.evaluation import coco_objects
 from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
 
 # Value of TEST.DETECTION.LIMITS -> detections of a class in an image: those of AP and of COCO's three
@@ -45,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
-class ObjectEvaluator(ImageEvaluator[ImageDetections]):
+class ObjectEvaluator(ImageEvaluator[coco_objects.ImageDetections]):
     """Keeps detections image by image; the main process compares those of all processes.
 
     Attributes:
@@ -57,7 +52,7 @@ class ObjectEvaluator(ImageEvaluator[ImageDetections]):
     boxes = True
     masks = False
 
-    ground_truth: TrueObjects
+    ground_truth: coco_objects.TrueObjects
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +71,7 @@ class ObjectEvaluator(ImageEvaluator[ImageDetections]):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             source = sample["file_name"]
-            detections = image_detections(
+            detections = coco_objects.image_detections(
                 output["instances"], source=source, boxes=self.boxes, masks=self.masks
             )
             classes = detections.classes
@@ -111,8 +106,8 @@ class ObjectQuality(NamedTuple):
 
 
 def object_quality(
-    truth: TrueObjects,
-    predicted: Mapping[ImageId, ImageDetections],
+    truth: coco_objects.TrueObjects,
+    predicted: Mapping[ImageId, coco_objects.ImageDetections],
     kind: str,
     limits: Sequence[int],
 ) -> ObjectQuality:
@@ -156,7 +151,7 @@ def object_quality(
     )
 
 
-def _count_objects(by_image: Mapping[int, Sequence[Entry]]) -> int:
+def _count_objects(by_image: Mapping[int, Sequence[coco_objects.Entry]]) -> int:
     return sum(not entry["ignore"] for entries in by_image.values() for entry in entries)
 
 
@@ -169,7 +164,10 @@ class _DetectionTable:
     """
 
     def __init__(
-        self, truth: TrueObjects, predicted: Mapping[ImageId, ImageDetections], kind: str
+        self,
+        truth: coco_objects.TrueObjects,
+        predicted: Mapping[ImageId, coco_objects.ImageDetections],
+        kind: str,
     ) -> None:
         self.truth = truth
         self.kind = kind
@@ -196,10 +194,10 @@ class _DetectionTable:
                         f"(width x height), the file of objects says {width} x {height}"
                     )
 
-    def of_class(self, label: int) -> dict[int, list[Entry]]:
+    def of_class(self, label: int) -> dict[int, list[coco_objects.Entry]]:
         """The detections of a class that count: number of the image -> what COCOeval needs of each."""
         federated = self.truth.federated
-        by_image: dict[int, list[Entry]] = defaultdict(list)
+        by_image: dict[int, list[coco_objects.Entry]] = defaultdict(list)
         rows = slice(*self.starts[label : label + 2])
         pairs = zip(self._images[rows].tolist(), self._indices[rows].tolist())
         for number, (image, index) in enumerate(pairs, 1):
@@ -212,8 +210,8 @@ class _DetectionTable:
             by_image[image].append(entry)
         return by_image
 
-    def _entry(self, one: ImageDetections, index: int) -> Entry:
-        entry: Entry = {"score": one.scores[index].item()}
+    def _entry(self, one: coco_objects.ImageDetections, index: int) -> coco_objects.Entry:
+        entry: coco_objects.Entry = {"score": one.scores[index].item()}
         if self.kind == "bbox":
             box = one.boxes[index].tolist()
             return entry | {"bbox": box, "area": box[2] * box[3]}
@@ -227,9 +225,9 @@ class _ClassEval(COCOeval):
 
     def __init__(
         self,
-        truth: TrueObjects,
+        truth: coco_objects.TrueObjects,
         label: int,
-        detections: Mapping[int, list[Entry]],
+        detections: Mapping[int, list[coco_objects.Entry]],
         kind: str,
         limits: Sequence[int],
     ) -> None:

@@ -22,14 +22,7 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation import coco_ap, measuring_protocol, report
-from clipself_seg.evaluation.coco_objects import (
-    KINDS,
-    ImageDetections,
-    TrueObjects,
-    read_true_objects,
-    write_coco_results,
-)
+from clipself_seg.evaluation import coco_ap, coco_objects, measuring_protocol, report
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import ImageId
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
@@ -57,7 +50,9 @@ class DetectionEvaluator(coco_ap.ObjectEvaluator):
         super().__post_init__()
         self.masks = "masks" in self.tasks
 
-    def _numbers(self, images: Mapping[ImageId, ImageDetections]) -> dict[str, dict[str, float]]:
+    def _numbers(
+        self, images: Mapping[ImageId, coco_objects.ImageDetections]
+    ) -> dict[str, dict[str, float]]:
         """ "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`, or of
         `lvis_numbers` for a federated data set, and of `split_numbers`.
 
@@ -66,14 +61,18 @@ class DetectionEvaluator(coco_ap.ObjectEvaluator):
         """
         if self.output_dir is not None:
             path = self.output_dir / f"detections_{self.dataset_name}.json"
-            write_coco_results(path, images.items(), self.ground_truth.category_ids)
+            coco_objects.write_coco_results(path, images.items(), self.ground_truth.category_ids)
             logger.info("detections in COCO's results format in %s", path)
-        return {KINDS[task]: self._of_task(task, images) for task in self.tasks}
+        return {coco_objects.KINDS[task]: self._of_task(task, images) for task in self.tasks}
 
-    def _of_task(self, task: str, images: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
+    def _of_task(
+        self, task: str, images: Mapping[ImageId, coco_objects.ImageDetections]
+    ) -> dict[str, float]:
         truth = self.ground_truth
         logger.info('comparing %s of %d images of "%s"', task, len(truth.sizes), self.dataset_name)
-        quality = coco_ap.object_quality(truth, images, KINDS[task], coco_ap.LIMITS[self.limits])
+        quality = coco_ap.object_quality(
+            truth, images, coco_objects.KINDS[task], coco_ap.LIMITS[self.limits]
+        )
         results = {"images": float(len(truth.sizes))}
         if truth.federated is None:
             results |= coco_ap.coco_numbers(quality)
@@ -206,7 +205,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
             for record in detection_records(name)
         ]
         require_files(name, records, files.root.advice)
-        truth = read_true_objects(
+        truth = coco_objects.read_true_objects(
             files.path(files.annotations),
             vocabulary,
             [record["image_id"] for record in records],
@@ -237,6 +236,6 @@ class DetectionData(NamedTuple):
 
     vocabulary: Vocabulary
     records: list[Record]
-    truth: TrueObjects
+    truth: coco_objects.TrueObjects
     seen: np.ndarray | None
     split: str

@@ -24,16 +24,8 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
+from clipself_seg.prediction import results
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, GivenWords, ImagePredictor
-from clipself_seg.prediction.results import (
-    Detections,
-    GivenRegions,
-    PanopticSegmentation,
-    Segmentation,
-    colours_of,
-    label_type,
-    require_finite,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +35,7 @@ SCORE = "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
 BACKGROUND_SCORE = 0.5  # below it every word is more likely to be absent from a pixel than there
 
 
-class SemanticPredictor(ImagePredictor[Segmentation]):
+class SemanticPredictor(ImagePredictor[results.Segmentation]):
     """Segments images into classes; a call gives a `Segmentation`, with `scores=True` its scores too."""
 
     task = "semantic"
@@ -155,7 +147,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
 
     def result(
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
-    ) -> Segmentation:
+    ) -> results.Segmentation:
         """The segmentation from the model's scores, or from the best class of every pixel."""
         maps, count = None, len(given.names)
         if "sem_seg" in output:
@@ -170,12 +162,12 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
             best = best.clamp(min=given.threshold)
         if nothing and given.background is not None:
             labels = torch.full_like(labels, given.background)
-        positions = labels.cpu().numpy().astype(label_type(count))
+        positions = labels.cpu().numpy().astype(results.label_type(count))
         flat = positions.ravel()
         pixels = np.bincount(flat, minlength=count)
         sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=count)
-        require_finite(sums)
-        return Segmentation(
+        results.require_finite(sums)
+        return results.Segmentation(
             labels=positions,
             scores=None if maps is None else maps.cpu().numpy(),
             class_scores=sums / np.maximum(pixels, 1),
@@ -185,7 +177,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
 
     def about(self) -> dict[str, Any]:
         given = self.require_words()
-        colours = colours_of(given.names)
+        colours = results.colours_of(given.names)
         return {
             "names": {str(label): name for label, name in enumerate(given.names)},
             "category_ids": {str(label): n for label, n in enumerate(given.category_ids)},
@@ -226,7 +218,7 @@ def _label_scores(scores: Tensor, given: GivenWords) -> Tensor:
     return kept
 
 
-class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
+class PanopticPredictor(ImagePredictor[results.PanopticSegmentation]):
     """Finds the segments of images; a call gives a `PanopticSegmentation`.
 
     Masks that somebody else made, such as SAM's, are named by CLIP alone:
@@ -337,18 +329,18 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
 
     def result(
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
-    ) -> PanopticSegmentation:
+    ) -> results.PanopticSegmentation:
         """The segments, measured."""
         ids, segments = output["panoptic_seg"]
         if nothing:
             ids, segments = torch.zeros_like(ids), []
         if "mask_scores" in output:
             common["given"] = self._given_regions(output, segments, nothing)
-        return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
+        return results.PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
 
     def _given_regions(
         self, output: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], nothing: bool
-    ) -> GivenRegions:
+    ) -> results.GivenRegions:
         """The masks that somebody gave of an image, with the reason of each that is in no segment."""
         least, part = self.model.settings.object_threshold, self.model.settings.overlap_threshold
         scores, labels = (output[key].cpu().numpy() for key in ("mask_scores", "mask_classes"))
@@ -362,11 +354,11 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 lost[place] = "CLIP sees nothing in it: it is empty, too small, or has a score of 0"
             elif scores[place] <= least:
                 lost[place] = f"its score is {scores[place]:.3g}, at most {least:g} ({SCORE})"
-        return GivenRegions(labels, scores, lost)
+        return results.GivenRegions(labels, scores, lost)
 
     def predict_files(
         self, images: Sequence[np.ndarray], names: Sequence[str]
-    ) -> list[PanopticSegmentation]:
+    ) -> list[results.PanopticSegmentation]:
         """`predict_batch` of images whose results have these names; a model that is given masks finds them by
         these names in its folder.
 
@@ -394,7 +386,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         }
 
     def categories(self) -> list[dict[str, Any]]:
-        kinds = zip(self.require_words().vocabulary.classes, colours_of(self.names))
+        kinds = zip(self.require_words().vocabulary.classes, results.colours_of(self.names))
         return [
             category | {"isthing": int(entry.isthing is not False), "color": colour.tolist()}
             for category, (entry, colour) in zip(super().categories(), kinds)
@@ -440,7 +432,7 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     return dataclasses.replace(words, classes=classes)
 
 
-class DetectionPredictor(ImagePredictor[Detections]):
+class DetectionPredictor(ImagePredictor[results.Detections]):
     """Detects objects in images; a call gives `Detections`: those with a score above MODEL.FVIT.SCORE_THRESHOLD, and of
     them the best TEST.DETECTIONS_PER_IMAGE.
 
@@ -502,7 +494,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
 
     def result(
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
-    ) -> Detections:
+    ) -> results.Detections:
         """The detections as arrays."""
         instances = output["instances"].to("cpu")
         if nothing:
@@ -511,8 +503,8 @@ class DetectionPredictor(ImagePredictor[Detections]):
             instances.pred_boxes.tensor.float().numpy(),
             instances.scores.float().numpy(),
         )
-        require_finite(boxes, scores)
-        return Detections(
+        results.require_finite(boxes, scores)
+        return results.Detections(
             boxes=boxes,
             scores=scores,
             labels=instances.pred_classes.numpy(),
@@ -553,12 +545,12 @@ class BoxesOfSegments(PanopticPredictor):
 
     def result(  # type: ignore[override]
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
-    ) -> Detections:
+    ) -> results.Detections:
         """The segments, the best first."""
         regions = super().result(output, given, nothing, **common).regions()
         order = np.argsort(-regions.scores, kind="stable")
         ordered = {name: values[order] for name, values in regions._asdict().items()}
-        return Detections(**ordered, seen=given.seen, **common)
+        return results.Detections(**ordered, seen=given.seen, **common)
 
     def about(self) -> dict[str, Any]:
         return {

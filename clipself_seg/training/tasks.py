@@ -13,15 +13,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.datasets.records import (
-    captioned_records,
-    detection_records,
-    distillation_records,
-    find_dataset,
-    panoptic_set_records,
-    region_text_records,
-    sem_seg_records,
-)
+from clipself_seg.data.datasets import records as data_records
 from clipself_seg.data.datasets.table import DetectionSet, PanopticSet, SemSegSet
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import CaptionMapper, DistillMapper, RegionTextMapper
@@ -37,13 +29,8 @@ from clipself_seg.evaluation.panoptic.panoptic_evaluation import PanopticEvaluat
 from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from clipself_seg.imports import OR_IMPORT
+from clipself_seg.models import model_protocols
 from clipself_seg.models.build import architecture
-from clipself_seg.models.model_protocols import (
-    DetectionModel,
-    PanopticModel,
-    RegionModel,
-    SemanticModel,
-)
 from clipself_seg.registry import Registry
 
 
@@ -100,21 +87,23 @@ class RegionTask(Task):
         """Accuracy of regions."""
         return RegionEvaluation(self.cfg)
 
-    def training_data(self, model: RegionModel) -> TrainingData:
+    def training_data(self, model: model_protocols.RegionModel) -> TrainingData:
         """Images, and what the target reads besides, as MODEL.CLIPSELF.TARGET says."""
         cfg, names = self.cfg, self.cfg.DATASETS.TRAIN
         if any(map(is_shards, names)):
             return TrainingData(self._shards(), self._distil_mapper(model))
         if cfg.MODEL.CLIPSELF.TARGET == "captions":
-            return TrainingData(captioned_records(names), CaptionMapper(cfg, seed=cfg.SEED))
+            return TrainingData(
+                data_records.captioned_records(names), CaptionMapper(cfg, seed=cfg.SEED)
+            )
         if cfg.MODEL.CLIPSELF.TARGET == "texts":
-            records, nouns = region_text_records(names)
+            records, nouns = data_records.region_text_records(names)
             mapper = RegionTextMapper(cfg, crop_size=model.image_size, seed=cfg.SEED)
             return TrainingData(records, mapper, nouns)
-        records = distillation_records(names, cfg.INPUT.REGIONS.SOURCE)
+        records = data_records.distillation_records(names, cfg.INPUT.REGIONS.SOURCE)
         return TrainingData(records, self._distil_mapper(model))
 
-    def _distil_mapper(self, model: RegionModel) -> DistillMapper:
+    def _distil_mapper(self, model: model_protocols.RegionModel) -> DistillMapper:
         return DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
 
     def _shards(self) -> ShardStream:
@@ -138,12 +127,12 @@ class SemanticTask(Task):
         """Mean IoU and its like."""
         return SemanticEvaluation(self.cfg)
 
-    def training_data(self, model: SemanticModel) -> TrainingData:
+    def training_data(self, model: model_protocols.SemanticModel) -> TrainingData:
         """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
-        records = [record for name in names for record in sem_seg_records(name)]
+        records = [record for name in names for record in data_records.sem_seg_records(name)]
         vocabulary = _shared_vocabulary(names, SemSegSet)
-        ignored = {find_dataset(name, SemSegSet).ignore_label for name in names}
+        ignored = {data_records.find_dataset(name, SemSegSet).ignore_label for name in names}
         if ignored != {model.ignore_label}:
             raise InputError(
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {model.ignore_label}, the labels of "
@@ -165,12 +154,14 @@ class PanopticTask(Task):
         """PQ, mAP and mIoU."""
         return PanopticEvaluation(self.cfg)
 
-    def training_data(self, model: PanopticModel) -> TrainingData:
+    def training_data(self, model: model_protocols.PanopticModel) -> TrainingData:
         """Images and segments."""
         names = self.cfg.DATASETS.TRAIN
         vocabulary = _shared_vocabulary(names, PanopticSet)
         tasks = ("panoptic", "captions") if model.needs_captions else ("panoptic",)
-        records = [record for name in names for record in panoptic_set_records(name, tasks)]
+        records = [
+            record for name in names for record in data_records.panoptic_set_records(name, tasks)
+        ]
         mapper = PanopticTrainMapper(self.cfg, seed=self.cfg.SEED, vocabulary=vocabulary)
         return TrainingData(records, mapper, vocabulary)
 
@@ -182,14 +173,14 @@ class DetectionTask(Task):
         """AP of boxes and masks."""
         return DetectionEvaluation(self.cfg)
 
-    def training_data(self, model: DetectionModel) -> TrainingData:
+    def training_data(self, model: model_protocols.DetectionModel) -> TrainingData:
         """Images and objects."""
         names = self.cfg.DATASETS.TRAIN
         vocabulary = _shared_vocabulary(names, DetectionSet)
         records = [
             record
             for name in names
-            for record in detection_records(name, training=True, masks=model.has_masks)
+            for record in data_records.detection_records(name, training=True, masks=model.has_masks)
         ]
         mapper = DetectionTrainMapper(self.cfg, seed=self.cfg.SEED, masks=model.has_masks)
         return TrainingData(records, mapper, vocabulary)
@@ -199,7 +190,7 @@ def _shared_vocabulary(
     names: Iterable[str], kind: type[SemSegSet] | type[PanopticSet] | type[DetectionSet]
 ) -> Vocabulary:
     """The one class list of all training data sets of a kind."""
-    lists = {find_dataset(name, kind).vocabulary for name in names}
+    lists = {data_records.find_dataset(name, kind).vocabulary for name in names}
     if len(lists) != 1:
         named = sorted(map(str, lists))
         raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {named}")

@@ -32,15 +32,7 @@ from clipself_seg.clip.tower import Grid, as_map
 from clipself_seg.clip.tower_kind import LARGEST_SCALE
 from clipself_seg.errors import InputError
 from clipself_seg.heads.maps import BatchNorm, double
-from clipself_seg.heads.panoptic.generator import (
-    MLP,
-    Generator,
-    GeneratorScores,
-    QueryPrediction,
-    initial_logit_scale,
-    pool_masks,
-    scores_with_void,
-)
+from clipself_seg.heads.panoptic import generator
 
 ROTARY_BASE = 100.0
 DOUBLING_EPS = 1e-6
@@ -242,8 +234,8 @@ class TokenDecoder(nn.Module):
         self.class_head = Linear(width, classes + 1) if classes else None
         if not classes:
             self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width))
-            self.class_embed = MLP(width, text_width)
-            self.logit_scale = initial_logit_scale()
+            self.class_embed = generator.MLP(width, text_width)
+            self.logit_scale = generator.initial_logit_scale()
         self.register_buffer("attn_mask_probs", torch.ones(sizes.layers))
 
     def fuse(self, taps: Sequence[Tensor]) -> Tensor:
@@ -260,7 +252,9 @@ class TokenDecoder(nn.Module):
             parts.append(scale * (x_BTD + mlp(x_BTD)))
         return torch.stack(parts).sum(dim=0)
 
-    def forward(self, tokens_BTD: Tensor, grid: Grid, masked: bool) -> list[QueryPrediction]:
+    def forward(
+        self, tokens_BTD: Tensor, grid: Grid, masked: bool
+    ) -> list[generator.QueryPrediction]:
         """The last prediction, and with `masked` those before each block first.
 
         Args:
@@ -294,7 +288,7 @@ class TokenDecoder(nn.Module):
         kept_BQ = torch.rand(inside_BQN.shape[:2], device=inside_BQN.device) <= probability
         return F.pad(inside_BQN | ~kept_BQ[..., None], (first, 0), value=True)
 
-    def _predict(self, x_BLD: Tensor, grid: Grid) -> QueryPrediction:
+    def _predict(self, x_BLD: Tensor, grid: Grid) -> generator.QueryPrediction:
         """Prediction of the tokens (B, L, D) before or behind a block."""
         x_BLD = self.decoder_norm(x_BLD)
         states_BQD = x_BLD[:, : len(self.q.weight)]
@@ -303,17 +297,17 @@ class TokenDecoder(nn.Module):
         products = self.mask_head(states_BQD) @ features_BDmn.flatten(2)
         masks_BQmn = products.unflatten(2, features_BDmn.shape[2:])
         embeddings = self._embed(states_BQD, features_BDmn, masks_BQmn)
-        return QueryPrediction(states_BQD, masks_BQmn, embeddings, None)
+        return generator.QueryPrediction(states_BQD, masks_BQmn, embeddings, None)
 
     def _embed(self, states_BQD: Tensor, features_BDmn: Tensor, masks_BQmn: Tensor) -> Tensor:
         """Embeddings (B, Q, E) of queries and their masks, any norm; class logits (B, Q, K + 1) with a classifier."""
         if self.class_head is not None:
             return self.class_head(states_BQD)
-        pooled_BQD = self.mask_pooling_proj(pool_masks(features_BDmn, masks_BQmn))
+        pooled_BQD = self.mask_pooling_proj(generator.pool_masks(features_BDmn, masks_BQmn))
         return self.class_embed(pooled_BQD + states_BQD)
 
 
-class PlainDecoder(Generator):
+class PlainDecoder(generator.Generator):
     """PMT's decoder with FC-CLIP's scores: in CLIP's own space, where void is a learned vector.
 
     Attributes:
@@ -366,7 +360,7 @@ class PlainDecoder(Generator):
 
     def forward(
         self, features: Mapping[str, Tensor], every_layer: bool = False
-    ) -> list[QueryPrediction]:
+    ) -> list[generator.QueryPrediction]:
         """The last prediction; with `every_layer`, in training with masked attention, those before each block first.
 
         Args:
@@ -379,7 +373,7 @@ class PlainDecoder(Generator):
         predictions = self.decode(tokens, (height, width))
         return predictions if every_layer else predictions[-1:]
 
-    def decode(self, taps: Sequence[Tensor], grid: Grid) -> list[QueryPrediction]:
+    def decode(self, taps: Sequence[Tensor], grid: Grid) -> list[generator.QueryPrediction]:
         """All predictions that are made.
 
         Args:
@@ -403,15 +397,15 @@ class PlainDecoder(Generator):
         probs.copy_(constant(mask_probabilities(step, total, len(probs)), probs))
 
     def scores(
-        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
-    ) -> GeneratorScores:
+        self, prediction: generator.QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+    ) -> generator.GeneratorScores:
         """Class and void logits of a prediction, see `Generator.scores`; with a classifier texts are not read."""
         if self.decoder.class_head is not None:
             logits = prediction.embeddings
-            return GeneratorScores(logits[..., :-1], logits)
+            return generator.GeneratorScores(logits[..., :-1], logits)
         texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
         scale = self.decoder.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        return scores_with_void(prediction, texts, synonyms, scale)
+        return generator.scores_with_void(prediction, texts, synonyms, scale)
 
 
 def mask_probabilities(step: int, total: int, blocks: int) -> list[float]:

@@ -17,14 +17,8 @@ from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic import feature_sources
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
-from clipself_seg.heads.panoptic.feature_sources import (
-    Canvas,
-    CLIPPyramid,
-    CLIPStages,
-    CLIPTaps,
-    FeatureSource,
-)
 from clipself_seg.heads.panoptic.generator import GENERATORS, Generator, GeneratorSizes
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
@@ -130,7 +124,7 @@ def build_masks(
         backbone=backbone,
         generator=generator,
         bank=bank,
-        canvas=Canvas(former.SIZE_DIVISIBILITY, chosen.PADDING),
+        canvas=feature_sources.Canvas(former.SIZE_DIVISIBILITY, chosen.PADDING),
         criterion=MaskCriterion(
             class_agnostic=generator.class_agnostic, points=former.TRAIN_NUM_POINTS
         ),
@@ -190,16 +184,16 @@ def _branch_clip(cfg: CfgNode, clip: VisionLanguageBackbone) -> VisionLanguageBa
     return branch_clip
 
 
-def build_source(cfg: CfgNode, clip: VisionLanguageBackbone) -> FeatureSource:
+def build_source(cfg: CfgNode, clip: VisionLanguageBackbone) -> feature_sources.FeatureSource:
     """Builds the source of the mask generator's features."""
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "clip":
-        return CLIPStages(clip)
+        return feature_sources.CLIPStages(clip)
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "blocks":
         named = cfg.MODEL.CLIP_BRANCH.KIND == "backbone"
-        return CLIPTaps(clip, taps=cfg.MODEL.PLAIN_DECODER.TAPS, named=named)
+        return feature_sources.CLIPTaps(clip, taps=cfg.MODEL.PLAIN_DECODER.TAPS, named=named)
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
-        return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
+        return feature_sources.CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
     from clipself_seg.heads.diffusion.source import DiffusionFeatures
     from clipself_seg.heads.diffusion.weights import load_stable_diffusion
 
@@ -210,7 +204,7 @@ def build_source(cfg: CfgNode, clip: VisionLanguageBackbone) -> FeatureSource:
 
 
 def build_generator(
-    cfg: CfgNode, clip: VisionLanguageBackbone, backbone: FeatureSource
+    cfg: CfgNode, clip: VisionLanguageBackbone, backbone: feature_sources.FeatureSource
 ) -> Generator:
     """Builds the mask generator that works on the maps of a backbone.
 
@@ -241,7 +235,7 @@ def build_generator(
 
 
 def build_plain_decoder(
-    cfg: CfgNode, clip: VisionLanguageBackbone, taps: FeatureSource
+    cfg: CfgNode, clip: VisionLanguageBackbone, taps: feature_sources.FeatureSource
 ) -> PlainDecoder:
     """Builds the plain mask decoder on taps of a ViT, as wide as its blocks and with as many heads.
 
@@ -254,7 +248,7 @@ def build_plain_decoder(
         InputError: the width does not fit the heads.
     """
     former = cfg.MODEL.MASK_FORMER
-    assert isinstance(taps, CLIPTaps), "the configuration is checked"
+    assert isinstance(taps, feature_sources.CLIPTaps), "the configuration is checked"
     sizes = PlainDecoderSizes(
         width=taps.width,
         heads=clip.visual.heads,

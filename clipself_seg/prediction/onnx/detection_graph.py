@@ -27,16 +27,7 @@ from clipself_seg.heads.fvit.boxes import decode_boxes
 from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, LEVELS, MASK_SIDE, SIDE, pyramid_levels
 from clipself_seg.heads.fvit.rpn import flatten_predictions
 from clipself_seg.models import FViT
-from clipself_seg.prediction.onnx.graph import (
-    BY_ROUNDING,
-    TOLERANCE,
-    Arrays,
-    Export,
-    Graph,
-    metadata_of,
-    script,
-    smooth_images,
-)
+from clipself_seg.prediction.onnx import graph as graphs
 from clipself_seg.prediction.task_predictors import DetectionPredictor
 
 ENDLESS = (math.inf, math.inf)  # size of an image, to which boxes are not clipped
@@ -166,23 +157,23 @@ class DetectionGraph(nn.Module):
         return tuple(output[above] for output in outputs)
 
 
-def graph_of(predictor: DetectionPredictor) -> Export:
+def graph_of(predictor: DetectionPredictor) -> graphs.Export:
     """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.
     """
     model, side = predictor.model, predictor.model.side
-    graph = Graph(
+    graph = graphs.Graph(
         DetectionGraph(model),
         {"images": torch.rand(1, 3, side - 1, side // 2) * 255},
         {"images": {2: "H", 3: "W"}},
         ("boxes", "scores", "classes", "masks")[: 3 + model.has_masks],
-        smooth_images((side, side), (side // 2, side), (side, side // 3)),
+        graphs.smooth_images((side, side), (side // 2, side), (side, side // 3)),
         translations(),
         functools.partial(paired, side=side),
     )
-    metadata = metadata_of(predictor) | {
+    metadata = graphs.metadata_of(predictor) | {
         "preprocessing": f"RGB in [0, 255], {predictor.mapper.size_rule()}; H and W of at most {side}",
         "results": "boxes (n, 4), x0, y0, x1, y1 in pixels of the resized image, after suppression, the best first; "
         "scores (n,) in [0, 1]; classes (n,), positions in names; masks (n, 28, 28) in [0, 1], each laid over its box",
@@ -190,10 +181,12 @@ def graph_of(predictor: DetectionPredictor) -> Export:
         "resize": predictor.mapper.resize,
         "lowest_score": model.roi_head.settings.rule.threshold,
     }
-    return Export(graph, metadata, beside={".py": script("detection")})
+    return graphs.Export(graph, metadata, beside={".py": graphs.script("detection")})
 
 
-def paired(wanted: Arrays, computed: Arrays, side: int) -> tuple[Arrays, Arrays]:
+def paired(
+    wanted: graphs.Arrays, computed: graphs.Arrays, side: int
+) -> tuple[graphs.Arrays, graphs.Arrays]:
     """Results of both in one order: each wanted detection and the nearest one of its class.
 
     Where scores are equal but for rounding, it decides which detection comes first, or suppresses the other.
@@ -210,10 +203,10 @@ def paired(wanted: Arrays, computed: Arrays, side: int) -> tuple[Arrays, Arrays]
     distance = np.maximum(distance, np.abs(wanted[1][:, None] - computed[1]))
     distance[wanted[2][:, None] != computed[2]] = np.inf
     scores = np.concatenate([wanted[1], computed[1]])
-    limit = scores.min(initial=np.inf) + TOLERANCE * scores.max(initial=0)
+    limit = scores.min(initial=np.inf) + graphs.TOLERANCE * scores.max(initial=0)
     for axis, own in enumerate((computed[1], wanted[1])):
         alone = (distance.min(axis=axis, initial=np.inf) >= NEAR) & (own > limit)
-        if alone.sum() > BY_ROUNDING * len(own):
+        if alone.sum() > graphs.BY_ROUNDING * len(own):
             return wanted, computed
     near = np.flatnonzero(distance.min(axis=1, initial=np.inf) < NEAR)
     partners = [int(row.argmin()) for row in distance[near]]

@@ -22,16 +22,7 @@ from clipself_seg.heads.panoptic.clip_branches import BackbonePooling, DensePool
 from clipself_seg.heads.panoptic.feature_sources import MEAN_COLOUR, cell_side
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.prediction.onnx.graph import (
-    BY_ROUNDING,
-    TOLERANCE,
-    Arrays,
-    Export,
-    Graph,
-    metadata_of,
-    script,
-    smooth_images,
-)
+from clipself_seg.prediction.onnx import graph as graphs
 from clipself_seg.prediction.task_predictors import PanopticPredictor
 
 CUBIC = -0.5  # torch's and Pillow's where they smooth; OpenCV's is -0.75
@@ -188,7 +179,7 @@ def _cubic(length: int, new: Tensor, count: int) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True).clamp(min=0.1)).float()
 
 
-def graph_of(predictor: PanopticPredictor) -> Export:
+def graph_of(predictor: PanopticPredictor) -> graphs.Export:
     """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
@@ -214,19 +205,19 @@ def graph_of(predictor: PanopticPredictor) -> Export:
     fewest = divisor + 1  # on a canvas of one unit a size might be taken for a constant
     module = PanopticGraph(model)
     features = ("features",) if module.gives_features else ()
-    graph = Graph(
+    graph = graphs.Graph(
         module,
         {"images": torch.rand(1, 3, 3 * divisor - 7, 4 * divisor - 5) * 255},
         {"images": {2: "H", 3: "W"}},
         ("masks", "scores", *features),
-        smooth_images(
+        graphs.smooth_images(
             (4 * divisor, 4 * divisor),
             (2 * divisor + 5, 5 * divisor - 3),
             (5 * divisor, 2 * divisor),
         ),
         align=decided,
     )
-    metadata = metadata_of(predictor) | {
+    metadata = graphs.metadata_of(predictor) | {
         "preprocessing": f"RGB in [0, 255], {mapper.size_rule()}; H and W of {fewest} at least",
         "results": f"masks (Q, h, w), logits at a quarter of the size of the image, padded at the bottom and right to "
         f"multiples of {divisor}; scores (Q, K + 1) in [0, 1], in the order of names, void last"
@@ -238,10 +229,10 @@ def graph_of(predictor: PanopticPredictor) -> Export:
         "object_threshold": settings.object_threshold,
         "overlap_threshold": settings.overlap_threshold,
     }
-    return Export(graph, metadata, beside={".py": script("panoptic")})
+    return graphs.Export(graph, metadata, beside={".py": graphs.script("panoptic")})
 
 
-def decided(wanted: Arrays, computed: Arrays) -> tuple[Arrays, Arrays]:
+def decided(wanted: graphs.Arrays, computed: graphs.Arrays) -> tuple[graphs.Arrays, graphs.Arrays]:
     """Results without queries for which rounding decided about a cell, whether it is attended to or is inside a mask.
 
     Args:
@@ -254,8 +245,8 @@ def decided(wanted: Arrays, computed: Arrays) -> tuple[Arrays, Arrays]:
     alike = np.ones(len(wanted[0]), bool)
     for one, other in zip(wanted[:2], computed[:2]):
         differences = np.abs(one - other).reshape(len(one), -1).max(axis=1)
-        alike &= differences <= TOLERANCE * np.abs(one).max()
-    if alike.mean() < 1 - BY_ROUNDING:
+        alike &= differences <= graphs.TOLERANCE * np.abs(one).max()
+    if alike.mean() < 1 - graphs.BY_ROUNDING:
         return wanted, computed
     first, second = ([one[alike] for one in both[:2]] + [*both[2:]] for both in (wanted, computed))
     return first, second

@@ -51,10 +51,12 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
+        """The sum of what each process gives."""
         return _all_reduce(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The sum of the gradients."""
         return _all_reduce(gradient)
 
 

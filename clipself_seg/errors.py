@@ -20,8 +20,8 @@ P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
 NO_READER = 141  # that of a program whose output nobody reads any more, as of a shell
 GOES_ON = "the same command goes on"
-# NumPy's, OpenCV's and torch's words for memory that there is not; the size is in bytes where it has no unit.
-NO_MEMORY = re.compile(r"allocate ([\d.]+)(?: ([KMGTPE]iB))?", re.IGNORECASE)
+# NumPy's, OpenCV's and torch's words for memory that there is not, with the size.
+NO_MEMORY = re.compile(r"allocate ([\d.]+ (?:bytes|[KMGTPE]iB))")
 # Packages that are not on PyPI under their own names.
 PINNED = ("detectron2", "panopticapi")
 
@@ -93,9 +93,7 @@ def out_of_memory(error: BaseException) -> str:
     match = NO_MEMORY.search(str(error))
     if not (match or isinstance(error, MemoryError)):
         return ""
-    size = "more than there is"
-    if match:
-        size = f"{match[1]} {match[2]}" if match[2] else f"{float(match[1]) / 2**30:.2f} GiB"
+    size = match[1] if match else "more than there is"
     return (
         f"out of memory, {size} asked for at once: give smaller images or fewer at a time (predict --batch-size), or "
         "lower INPUT.MIN_SIZE_TEST, in a training SOLVER.IMS_PER_BATCH"
@@ -219,9 +217,8 @@ def after_interrupt(again: str) -> Iterator[None]:
         heard.set()
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and before is signal.default_int_handler:
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, hear)
     try:
         yield
@@ -230,8 +227,8 @@ def after_interrupt(again: str) -> Iterator[None]:
             raise KeyboardInterrupt(again) from None
         raise
     finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is hear:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:

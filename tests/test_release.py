@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import clipself_seg
 from setup_steps import PYTHONS
@@ -35,6 +37,18 @@ def test_the_address_stands_in_one_line():
     (address,) = [line.partition(" = ")[2] for line in lines if line.startswith("Source")]
     listed = subprocess.run(["git", "grep", "-FIc", address], cwd=ROOT, capture_output=True)
     assert listed.stdout.decode().split() == ["setup.cfg:1"]
+
+
+def test_the_image_has_pinned_versions_that_setup_cfg_allows_and_another_user_than_root():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+    pins = {name: version for name, _, version in (line.partition("==") for line in lines)}
+    asked = [line for line in CFG["options"]["install_requires"].splitlines() if line[:1].isalpha()]
+    for needed in map(Requirement, asked):
+        assert pins[canonicalize_name(needed.name)] in needed.specifier
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^FROM python:3\.\d+\.\d+-slim-\w+$", text, re.M)
+    assert "--constraint /src/constraints.txt" in text
+    assert text.index("\nRUN useradd") < text.index("\nUSER user\n") < text.index("\nENTRYPOINT")
 
 
 def test_all_is_every_extra_of_a_user():

@@ -51,12 +51,11 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        """The sum of what each process gives."""
         return _all_reduce(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """The sum of the gradients."""
+        """Gradient of the sum: that of all processes."""
         return _all_reduce(gradient)
 
 

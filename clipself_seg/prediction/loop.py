@@ -184,9 +184,8 @@ class _Loop(Generic[R]):
         for path, reason in self.failed.items():
             complain(path, reason)
         waiting, complete = self._waiting(), False
-        workers = 2 * min(
-            self.batch_size, os.cpu_count() or 1
-        )  # for a batch to read and one to write
+        # For a batch to read and one to write.
+        workers = 2 * min(self.batch_size, os.cpu_count() or 1)
         bar = tqdm(desc="images", unit="image", total=len(self.images), disable=not self.images)
         bar.update(len(self.images) - sum(map(len, waiting)))
         try:

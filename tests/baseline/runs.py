@@ -140,6 +140,7 @@ KILLED = STATES | {
     "correlation": Training("mini/patches.yaml", STUDENT | CORRELATION),
     "preservation": Training("mini/patches_preserved.yaml", STUDENT),
     "fvit": Training("mini/detection_original.yaml", DETECTION),
+    "own_data": Training("mini/detection_original+low_rank+preserved.yaml", DETECTION),
 }
 # First part of a name here -> its MODEL.META_ARCHITECTURE.
 ARCHITECTURES = {"clipself": "CLIPSelf", "cat_seg": "CATSeg", "open_panoptic": "OpenPanoptic"}

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from clipself_seg import private_torch
 from clipself_seg.clip import layers
 from clipself_seg.clip import linear as module
-from clipself_seg.clip.linear import LARGEST_WEIGHT, Choice, Linear, linear, stock_linear
+from clipself_seg.clip.linear import LARGEST_WEIGHT, Linear, linear, stock_linear
 from clipself_seg.clip.positions import (
     _rotary_table,
     patch_grid,
@@ -31,7 +31,7 @@ def tensors(rows=(3, 150), inputs=324, outputs=80, bias=True):
 @pytest.fixture(autouse=True)
 def convolution(monkeypatch):
     """On every machine, as on one where convolutions pay."""
-    monkeypatch.setattr(module, "choice", lambda: Choice(True, "test"))
+    monkeypatch.setattr(module, "by_convolution", lambda: True)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
     assert torch.equal(result, expected) and result.dtype == expected.dtype and not products
 
 
-CHOICE = module.choice.__wrapped__
+CHOICE = module.by_convolution.__wrapped__
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_convolutions_are_taken_only_where_mkl_is_held_back(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(module, "_processor", lambda: f"vendor_id\t: {vendor}\n")
-    assert CHOICE().convolution == expected and CHOICE().reason
+    assert CHOICE() == expected
 
 
 def test_the_variable_decides_and_is_checked(monkeypatch):
     for asked, expected in (("convolution", True), ("torch", False)):
         monkeypatch.setenv(module.VARIABLE, asked)
-        assert CHOICE() == (expected, f"${module.VARIABLE} is {asked}")
+        assert CHOICE() == expected
     monkeypatch.setenv(module.VARIABLE, "fast")
     with pytest.raises(InputError, match="unknown .CLIPSELF_SEG_LINEAR .fast.: "):
         CHOICE()
@@ -178,7 +178,7 @@ def test_gradients_of_large_weights_go_by_the_family_of_the_processor(family, mo
     assert largest > 2**24 if family in (26, 27) else largest == LARGEST_WEIGHT
 
 
-@pytest.mark.skipif(not CHOICE().convolution, reason="this machine takes torch's own products")
+@pytest.mark.skipif(not CHOICE(), reason="this machine takes torch's own products")
 @pytest.mark.cpu
 def test_one_thread_gives_the_bits_of_two(products):
     """Where oneDNN computes, which one thread leaves for a convolution without a dilation."""
@@ -239,7 +239,7 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     before = setting().fp32_precision
     monkeypatch.setattr(F, "scaled_dot_product_attention", rounded)
     assert not check()
-    monkeypatch.setattr(module, "choice", lambda: Choice(False, "test"))
+    monkeypatch.setattr(module, "by_convolution", lambda: False)
     assert not check() and setting().fp32_precision == before
 
 

@@ -57,6 +57,7 @@ TASKS = {
     "semseg": ("cat_seg", "model_final.pth"),
     "panoptic": ("open_panoptic", "model_final.pth"),
     "detection": ("fvit", "model_final.pth"),
+    "own_data": ("own_data", "model_final.pth"),
     "predict": ("", ""),
     "save_pretrained": ("", ""),
 }
@@ -193,16 +194,22 @@ def killed_runs(
 def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
     """What a run does, given its folder and a number of loader workers; gives the status. Args as `killed_runs`."""
     kind = TASKS[task][0]
-    changes = {"SOLVER__MAX_ITER": steps, "SOLVER__CHECKPOINT_PERIOD": PERIOD}
+    changes: dict[str, Any] = {"SOLVER__MAX_ITER": steps, "SOLVER__CHECKPOINT_PERIOD": PERIOD}
     changes |= {"SOLVER__CHECKPOINT_KEEP": 2}
+
+    if kind == "own_data":
+        begun = clip.parent / "begun"
+        train_net.main(runs.KILLED["fvit"].command(clip, begun, SOLVER__MAX_ITER=1))
+        changes["MODEL__WEIGHTS"] = begun / "model_final.pth"
+        changes["DATASETS__DATA"] = clip.parent / "mini/annotations/instances_train.json"
 
     def train(output: Path, workers: int) -> int:
         more = changes | {"DATALOADER__NUM_WORKERS": workers}
         return train_net.main(runs.KILLED[kind].command(clip, output, "--resume", **more))
 
     def predict_images(output: Path, _: int) -> int:
-        words = [str(clip.parent / "mini/val"), "--words", WORDS, "--skip-existing"]
-        words += ["--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
+        words = [str(clip.parent / "mini/val"), "--words", WORDS, "--model", "mini"]
+        words += ["--skip-existing", "--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
         return predict.main([*words, "--output", str(output)])
 
     if kind:

@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = 50
 """Number of images, evenly spread, that are read before a training."""
+ENOUGH = (
+    (50, "are few to train on: see first what predict does with these words, then label more"),
+    (20, "measure little, since each moves the numbers by points: name more of them as `val`"),
+)
+"""Number of images, of training and of evaluation, below which advice is given: rules of thumb."""
 VOID = -1
 """Category id of masks whose pixels are ignored."""
 LOWEST, HIGHEST = -0.01, 1.01
@@ -189,7 +194,6 @@ class Part:
         parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
         return content | parts
 
-    @no_collection()
     def label_maps(self, made: MadeAnnotations | None) -> list[Record]:
         """Records with label maps, or with what one is painted of ("painted").
 
@@ -350,15 +354,14 @@ def _yolo_object(
 ) -> JsonObject:
     """The object of a line of YOLO's, with its box and, of a polygon, its segmentation in pixels."""
     try:
-        category, values = int(words[0]), [float(word) for word in words[1:]]
+        category, points = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
-        category, values = -1, []
-    points = values
-    if len(values) == 4:
-        cx, cy, w, h = values
+        category, points = -1, []
+    if len(points) == 4:
+        cx, cy, w, h = points
         points = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
     wrong = ""
-    if category < 0 or len(values) < 4 or len(values) % 2:
+    if category < 0 or len(points) < 4 or len(points) % 2:
         wrong = (
             "is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 y2 x3 y3 ...`, whose class is a "
             "whole number from 0 on"
@@ -375,7 +378,7 @@ def _yolo_object(
     ys = [y * height for y in points[1::2]]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     entry = {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-    if len(values) > 4:
+    if len(words) > 5:
         entry["segmentation"] = [[side for point in zip(xs, ys) for side in point]]
     return entry
 
@@ -421,8 +424,8 @@ def check_data(names: Sequence[str]) -> list[str]:
     Raises:
         InputError: no images; some are missing; one of those that are read is broken, or its labels are.
     """
-    said, earlier = list[str](), set[str]()
-    for name in names:
+    said, few, earlier = list[str](), list[str](), set[str]()
+    for name, (enough, advice) in zip(names, ENOUGH):
         metadata = MetadataCatalog.get(name)
         records = DatasetCatalog.get(name)
         if not records:
@@ -430,6 +433,8 @@ def check_data(names: Sequence[str]) -> list[str]:
         coco.require_files(name, records, f"correct {metadata.origin}")
         vocabulary = metadata.get("vocabulary") or ()
         said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
+        if len(records) < enough:
+            few.append(f"{name}: {len(records)} images {advice}, at least {enough}")
         files = {os.path.abspath(record["file_name"]) for record in records}
         if both := files & earlier:
             said.append(f"{name}: {len(both)} of these images are trained on, too")
@@ -456,7 +461,7 @@ def check_data(names: Sequence[str]) -> list[str]:
             if others := len(content["annotations"]) - objects:
                 why = "crowds, or boxes outside of their images or narrower than a pixel"
                 said.append(f"{name}: {others} annotations are left out: {why}")
-    return said
+    return said + few
 
 
 def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:

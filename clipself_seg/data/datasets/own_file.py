@@ -40,7 +40,6 @@ NO_TRAIN = 'has no "train": name the folder of its training images'
 PLAIN_NAMES = ("data", "dataset", "")
 EVERY = 10
 """Every so many images of `train` are `val`, where the data have none."""
-MOST_FILES = 5_000_000
 MAPS = (".png", ".tif", ".tiff", ".bmp")
 """Endings of label maps: of formats that keep each value, as JPEG does not."""
 SPARE = 255, 65535
@@ -378,7 +377,7 @@ def image_files(folder: Path) -> list[Path]:
     """Images below a folder, sorted.
 
     Raises:
-        InputError: none; too many files.
+        InputError: there is none.
     """
     files = [path for path in files_below(folder) if path.suffix.lower() in ENDINGS]
     if not files:
@@ -387,18 +386,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Files below a folder but hidden ones; links to folders are not followed.
-
-    Raises:
-        InputError: there are too many.
-    """
-    count = 0
+    """Files below a folder but hidden ones; links to folders are not followed."""
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            count += 1
-            if count > MOST_FILES:
-                raise InputError(f"{folder} has more than {MOST_FILES} files: name a folder below")
             if not name.startswith("."):
                 yield Path(place, name)
 

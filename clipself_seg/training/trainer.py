@@ -113,6 +113,7 @@ class Trainer(TrainerBase):
                 num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
             )
         self.optimizer = build_adamw(groups, betas=settings.betas, eps=settings.eps)
+        self._may_skip = may_skip(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.loss_scaling)
         self.checkpoints = training_state.CheckpointFolder(
             settings.output_dir / "checkpoints", settings.checkpoint_keep
@@ -193,7 +194,7 @@ class Trainer(TrainerBase):
         mean = self._mean_over_processes(own)
         files = [sample["file_name"] for sample in samples]
         self._unsettled = _Step(iteration, rate, own, HostCopy(mean), files)
-        if settings.loss_scaling or not may_skip(self.device):
+        if settings.loss_scaling or not self._may_skip:
             self._settle(storage)
         else:
             leave_out_step(self.optimizer, 1 - mean.isfinite().all().float())

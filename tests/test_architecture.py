@@ -15,8 +15,8 @@ PACKAGE = ROOT / "clipself_seg"
 
 # What all parts stand on.
 GROUND = set(
-    "checkpoints config detectron2_needed errors files imports memory pages pinned_wheels private_torch provenance "
-    "registry schema yaml_files".split()
+    "checkpoints config detectron2_needed device errors files imports memory pages pinned_wheels private_torch "
+    "provenance registry schema yaml_files".split()
 )
 # What each other part of the package may import besides itself and the ground.
 FLOW = ["data", "clip", "heads", "models", "evaluation"]

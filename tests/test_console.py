@@ -195,7 +195,7 @@ def test_an_interruption_that_a_library_turns_into_another_error_is_a_sentence(m
         (np._core._exceptions._ArrayMemoryError((1 << 20, 1 << 26), np.dtype("f8")), "512. TiB"),
         (
             RuntimeError("can't allocate memory: you tried to allocate 3221225472 bytes."),
-            "3.00 GiB",
+            "3221225472 bytes",
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0"), "20.00 MiB"),
         (MemoryError(), "more than there is"),

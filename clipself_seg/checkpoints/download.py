@@ -62,7 +62,7 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
             return
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
-                for block in _blocks(address, "a file of weights", size):
+                for block in _blocks(address, size):
                     file.write(block)
             check_file(temporary, size, sha256, f"what {address} gave", then="nothing is kept")
             _digest_file(path).write_text(file_sha256(temporary))
@@ -76,21 +76,6 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(path.with_name(f".{path.name}.lock")):
         yield
-
-
-def fetch_bytes(address: str, most: int, what: str) -> bytes:
-    """The content of an address, kept in memory alone: for small files that are used once, such as images.
-
-    Args:
-        address: http or https.
-        most: bytes at most.
-        what: expected kind of file, such as "an image", for messages.
-
-    Raises:
-        NotFetched: another kind of address, no connection, no such file, or it broke off.
-        InputError: it is a web page, or larger.
-    """
-    return b"".join(_blocks(address, what, most))
 
 
 def check_file(
@@ -149,14 +134,13 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
+def _blocks(address: str, most: int | None) -> Iterator[bytes]:
     """The content of an address, in blocks, with a progress bar.
 
     Redirects lead to web addresses alone, and never from an encrypted one to one that is not.
 
     Args:
         address: http or https.
-        what: expected kind of file, for messages.
         most: bytes at most, None for any number.
 
     Raises:
@@ -185,7 +169,7 @@ def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
             response.raise_for_status()
             if response.headers.get("Content-Type", "").startswith("text/html"):
                 raise InputError(
-                    f"{address} is a web page, not {what}: open it, and take the address of the file"
+                    f"{address} is a web page, not a file of weights: open it, and take the address of the file"
                 )
             total, begun = int(response.headers.get("Content-Length", 0)), True
             with tqdm(desc="fetched", total=total, unit="B", unit_scale=True, disable=None) as bar:

@@ -23,7 +23,7 @@ import platform
 import re
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,35 +58,22 @@ LARGEST_ERROR = 2e-6  # of attention by oneDNN, relative: float32 has 5e-7, bflo
 stock: ContextVar[bool] = ContextVar("stock", default=False)  # True inside of `stock_linear`
 
 
-class Choice(NamedTuple):
-    """The way to compute linear layers on a CPU, and the reason for it.
-
-    Attributes:
-        convolution: True for convolutions, False for matrix products.
-        reason: the reason, in words.
-    """
-
-    convolution: bool
-    reason: str
-
-
 @functools.cache
-def choice() -> Choice:
-    """The way that suits this machine, or that `$CLIPSELF_SEG_LINEAR` names: "auto", "torch" or "convolution".
+def by_convolution() -> bool:
+    """True if convolutions suit this machine, or `$CLIPSELF_SEG_LINEAR` asks for them: "auto", "torch", "convolution".
 
     Raises:
         InputError: the variable has another value.
     """
     asked = known(os.environ.get(VARIABLE) or "auto", CHOICES, f"${VARIABLE}")
     if asked != "auto":
-        return Choice(asked == "convolution", f"${VARIABLE} is {asked}")
+        return asked == "convolution"
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
-        return Choice(False, "this torch has no MKL beside oneDNN")
-    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        return Choice(False, "this processor has no AVX-512")
-    if "GenuineIntel" in _processor():
-        return Choice(False, "MKL uses AVX-512 on Intel's processors")
-    return Choice(True, "MKL does without AVX-512 on processors that are not Intel's")
+        return False
+    # MKL uses AVX-512 on Intel's processors, and does without on others.
+    return (
+        "AVX512" in torch.backends.cpu.get_cpu_capability() and "GenuineIntel" not in _processor()
+    )
 
 
 @functools.cache
@@ -141,7 +128,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.numel() <= FEWEST_NUMBERS
         or x.numel()
         < x.shape[-1] * (FEWEST_ROWS if torch.get_num_threads() > 1 else FEWEST_ROWS_ALONE)
-        or not choice().convolution
+        or not by_convolution()
         or torch.is_autocast_enabled("cpu")
     ):
         return F.linear(x, weight, bias)
@@ -184,7 +171,7 @@ def onednn_is_exact() -> bool:
     It is False with AMX, which would compute in bfloat16, and with a torch (before 2.9) that has no setting for CPUs.
     """
     setting = _setting()
-    if setting is None or not choice().convolution or "amx_bf16" in _processor():
+    if setting is None or not by_convolution() or "amx_bf16" in _processor():
         return False
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))

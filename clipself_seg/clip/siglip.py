@@ -198,7 +198,7 @@ GEMMA = 256_000
 
 
 def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
-    """SigLIP's tokens: the text is lower-cased and loses its punctuation, and always ends with the end token.
+    """SigLIP's tokens: the text is mended, lower-cased and loses its punctuation as in open_clip, and has an end token.
 
     Files differ in whether they add that token, and Gemma's own adds one before the text, which SigLIP 2 has not.
 
@@ -206,17 +206,13 @@ def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
         pieces: tokens of a text by its vocabulary, with the end token or without, and padding.
     """
 
+    clean = open_clip_tokenizer().get_clean_fn("canonicalize")
+
     def encode(text: str) -> list[int]:
-        ids = pieces.encode(canonical(text))
+        ids = pieces.encode(clean(text))
         return ids if ids[-1:] == [END] else [*ids, END]
 
     return FileTokenizer(encode, pieces.padding, END)
-
-
-def canonical(text: str) -> str:
-    """A text as open_clip gives it to SigLIP: mended by ftfy, lower case, without punctuation, with single spaces."""
-    cleaned: str = open_clip_tokenizer().get_clean_fn("canonicalize")(text)
-    return cleaned
 
 
 def siglip_tokenizer(architecture: Architecture) -> Tokenizer:

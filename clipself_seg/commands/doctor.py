@@ -12,7 +12,6 @@ import site
 import subprocess
 import sys
 import sysconfig
-import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -38,8 +37,6 @@ def doctor(args: argparse.Namespace) -> int:
     The status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
     """
     complete = _versions()
-    if is_there("detectron2"):
-        _detectron2()
     _device()
     _weights()
     if not args.skip_datasets:
@@ -94,16 +91,6 @@ def _versions() -> bool:
     return all(map(is_there, (*NEEDED, "detectron2")))
 
 
-def _detectron2() -> None:
-    """Says what of Detectron2 the packages around it break."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pkg_resources, whose last versions it wants
-            importlib.import_module("detectron2.model_zoo")
-    except ImportError as error:
-        _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
-
-
 def _device() -> None:
     _say("", "Device")
     if not is_there("torch"):
@@ -111,7 +98,7 @@ def _device() -> None:
         return
     import torch
 
-    from clipself_seg.config.device import bfloat16_pays
+    from clipself_seg.device import bfloat16_pays
 
     _say(
         f"  CPU, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}",

@@ -380,7 +380,7 @@ def take_device(args: argparse.Namespace) -> None:
     if getattr(args, "precision", None) is not None:
         args.opts = [*getattr(args, "opts", ()), "TEST.PRECISION", args.precision]
     if args.device is not None:
-        from clipself_seg.config.device import require_device
+        from clipself_seg.device import require_device
 
         require_device(args.device)
         args.opts = [*getattr(args, "opts", ()), "MODEL.DEVICE", args.device]

@@ -7,7 +7,12 @@
     clipself-seg predict photo.jpg --task panoptic --words "nut, table" --example "screw=ref.jpg#120,40,80,80"
     clipself-seg predict scene.jpg --model mini --words "red star, blue ring, grass"
 
-Commas separate classes, bars synonyms. Without --model the default of the task is fetched once, without an account:
+Commas separate classes, bars synonyms. Built-in vocabularies are ade20k_150, ade20k_847, coco_80, coco_panoptic_133,
+coco_stuff_171, lvis_v1_1203, mapillary_vistas_65, objects365_v1, openseg_ade20k_150, openseg_cityscapes_19,
+openseg_coco_panoptic_133, ov_coco_65, pascal_context_59, pascal_context_459, voc_20 and voc_20b_prompts, and of
+generated scenes mini, mini2 and others.
+
+Without --model the default of the task is fetched once, without an account:
 catseg-base, or tipsv2-l14, which names the masks of eomt (panoptic) and their boxes (detection); size and licence are
 said before. Any CLIP alone, such as CLIPSelf's, does the same, and segments without training; mini is for generated
 scenes. fcclip-convnext-large and fvit-eva02-vitb16-lvis-patches are trained for their task, and fetched by hand.
@@ -71,6 +76,7 @@ INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MA
 RAY_ONLY = ("workers", "column")
 NOT_RAY = ("save", "skip_existing")
 SHOWN = 8  # names in a message
+WHY = ", and panoptic.json says why the others are not (--save coco --keep-overlaps keeps them)"
 
 
 def _options(parser: CommandLine) -> None:
@@ -107,6 +113,7 @@ def _options(parser: CommandLine) -> None:
     above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
     known = 'images of yours, {"photo.jpg": ["dog"]}, which calibrates it'
     value(rare, "--absent-threshold", above + known, metavar="NUMBER|FILE", kind=_number_or_file)
+    flag(rare, "--keep-overlaps", "all masks of --masks FOLDER are in coco.json, hidden ones too")
     ray = "predict on a Ray cluster; inputs may be .txt lists, .parquet, .tar shards, s3:// too"
     flag(rare, "--ray", ray)
     workers = "models with --ray (one per GPU, else per core but one)"
@@ -134,7 +141,9 @@ def main(args: argparse.Namespace) -> int:
     """Segments or detects, and says where the results are."""
     chosen = _settle(args)
     video_save = tuple(args.save or ("overlays",))
-    args.save = list(dict.fromkeys(args.save or SAVE[chosen][:2]))
+    args.save = (
+        list(dict.fromkeys(args.save or SAVE[chosen][:2])) + ["overlaps"] * args.keep_overlaps
+    )
     if args.ray:
         return _over_ray(args)
     from clipself_seg.prediction.files import find_images
@@ -157,6 +166,11 @@ def main(args: argparse.Namespace) -> int:
     total = len(files.images) + len(files.videos) + len(files.failed)
     done = "searched for objects" if chosen == "detection" else "segmented"
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
+    if results.masks[0]:
+        count, lost = results.masks
+        sys.stdout.write(
+            f"of {count} masks that were given {count - lost} are in segments{WHY * bool(lost)}\n"
+        )
     return 2 if len(failed) == total else 1 if failed else 0
 
 
@@ -205,6 +219,8 @@ def _settle(args: argparse.Namespace) -> str:
             "--example does not go with --task detection, whose boxes get worse with examples (docs/detection.md): "
             "give --words"
         )
+    if args.keep_overlaps and not (_is_folder(args.masks) and "coco" in (args.save or ())):
+        raise InputError("--keep-overlaps needs --masks FOLDER and --save coco")
     args.vocabulary = _vocabulary(args)
     _refuse_absent(args, chosen)
     args.task = chosen
@@ -234,7 +250,11 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = Vocabulary("custom", ()) if args.words is None else Vocabulary.of(args.words)
+    words = (
+        Vocabulary("custom", (), numbered=False)
+        if args.words is None
+        else Vocabulary.of(args.words)
+    )
     for name, example in map(read_example, args.example):
         words = words.with_examples({name: [example]})
     return words
@@ -262,16 +282,22 @@ def _over_ray(args: argparse.Namespace) -> int:
 
 def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
     """Refuses formats that nobody has for videos, and masks of them."""
-    from clipself_seg.checkpoints.mask_models import has_mask_model, is_mask_model_name
     from clipself_seg.prediction.video import OF_VIDEOS
 
-    if masks is not None and not (is_mask_model_name(masks) or has_mask_model(masks)):
+    if _is_folder(masks):
         raise InputError("--masks FOLDER does not go with a video: give its frames as images")
     if others := [name for name in save if name not in OF_VIDEOS]:
         raise InputError(
             f"--save {' '.join(others)} does not go with a video, which has {', '.join(OF_VIDEOS)}: "
             "leave it out, or give videos in another call"
         )
+
+
+def _is_folder(masks: str | None) -> bool:
+    """True of --masks that name a folder of masks, and no model that finds them."""
+    from clipself_seg.checkpoints.mask_models import has_mask_model, is_mask_model_name
+
+    return masks is not None and not (is_mask_model_name(masks) or has_mask_model(masks))
 
 
 def predictor_of(

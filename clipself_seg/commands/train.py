@@ -119,6 +119,12 @@ def run(args: argparse.Namespace) -> None:
 
     cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
     said: list[str] = []
+    if cfg.DATASETS.DATA and not args.config_file:
+        from clipself_seg.choice import TASKS
+
+        verb = "eval" if args.eval_only else "train"
+        lines = [f"\n  clipself-seg {verb} --task {t} --data {cfg.DATASETS.DATA}" for t in TASKS]
+        raise InputError("data do not say which model is meant, a task does:" + "".join(lines))
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 

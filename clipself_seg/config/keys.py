@@ -32,7 +32,7 @@ from clipself_seg.config.declare import (
     names_of,
     within,
 )
-from clipself_seg.config.device import PATTERN, WANTED
+from clipself_seg.device import PATTERN, WANTED
 
 ON_REGIONS = ["RegionReader", "CLIPSelf"]
 ON_PIXELS = ["ZeroShotSegmenter", "CATSeg", "OpenPanoptic"]

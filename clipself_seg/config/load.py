@@ -21,12 +21,12 @@ from clipself_seg.config.declare import (
     is_read,
     why_unread,
 )
-from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
 from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
+from clipself_seg.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.yaml_files import (

@@ -81,12 +81,17 @@ class VocabularyClass:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """An ordered list of classes; the position of a class is its label in the whole project."""
+    """An ordered list of classes; the position of a class is its label in the whole project.
+
+    Attributes:
+        numbered: False of words without numbers of their own, whose `dataset_id` only counts them, from 0.
+    """
 
     name: str
     classes: tuple[VocabularyClass, ...]
     about: str = ""
     examples: tuple[ClassExamples, ...] = ()
+    numbered: bool = True
 
     @classmethod
     def of(
@@ -123,7 +128,7 @@ class Vocabulary:
             if words in cls.available() or words.lower().endswith(TEXT_FILES):
                 return cls.load(words)
             # No word has an underscore, but most names of vocabularies do: this is one, misspelt.
-            if "," not in words and re.fullmatch(r"\w*_\w*", words):
+            if "," not in words and (re.fullmatch(r"\w*_\w*", words) or _begins_a_name(words)):
                 raise InputError(
                     f'no vocabulary "{words}": {nearest(words, cls.available())}\n'
                     f'If it is a word, put a comma behind it; a file ends in {" or ".join(TEXT_FILES)}.'
@@ -343,7 +348,7 @@ def _of_list(entries: object, name: str, origin: str, repeats: bool) -> Vocabula
         for word in words:
             if ";" in word:
                 logger.warning('"%s" is one class: separate classes by commas', word[:80])
-    return Vocabulary(name, tuple(classes))
+    return Vocabulary(name, tuple(classes), numbered=False)
 
 
 def _of_content(content: object, origin: str) -> Vocabulary:
@@ -373,7 +378,8 @@ def _of_content(content: object, origin: str) -> Vocabulary:
         # Classes of one name get one prompt, so that no model can tell them apart.
         require_unique((entry.names[0].strip().lower() for entry in classes), "first name", origin)
     name = content.get("name", Path(origin).stem)
-    return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
+    about = content.get("about", "")
+    return Vocabulary(name, tuple(classes), about, numbered=bool(with_ids))
 
 
 def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyClass:
@@ -385,6 +391,13 @@ def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyCl
     # A list without numbers of its own counts its classes.
     fields.setdefault("dataset_id", index)
     return VocabularyClass(names=names, **fields)
+
+
+def _begins_a_name(words: str) -> bool:
+    """True for some of the parts by which a built-in vocabulary is called, such as "coco" or "ADE20K-150"."""
+    joined = re.sub(r"\W", "", words).casefold()
+    parts = [name.split("_") for name in Vocabulary.available()]
+    return any(joined == "".join(own[:count]) for own in parts for count in range(1, len(own) + 1))
 
 
 def _plain(names: Iterable[str]) -> set[str]:

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import logging
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,13 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         output_dir: folder for files.
         synonyms: names of a class that count, in the words of the model that was checked.
         protocols: name of a data set that was begun -> the protocol of its numbers.
+        silent: true if no table is logged, since somebody else says the numbers.
     """
 
     datasets: Sequence[str]
     workers: int
     output_dir: Path
+    silent = False
 
     def __post_init__(self) -> None:
         self.synonyms = ""
@@ -119,7 +122,6 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         with classes_kept(model):
             for name in self.datasets:
                 self.protocols[name] = self._protocol(name, model)
-                logger.info("%s", self.notes([name])[0])
                 outputs, evaluators = [], []
                 for batches, evaluator, ask in self._passes(name, model):
                     with inference_context(cast(nn.Module, model)):
@@ -192,10 +194,13 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
     def _report(self, results: Results) -> None:
         """Logs tables of some data sets, in the main process."""
-        if not comm.is_main_process():
+        if self.silent or not comm.is_main_process():
             return
         for title, table in self.all_tables(results).items():
-            logger.info("%s:\n%s\n%s", title, table, "\n".join(self.notes(results)))
+            notes = [
+                textwrap.fill(note, 100, subsequent_indent="  ") for note in self.notes(results)
+            ]
+            logger.info("%s:\n%s\n%s", title, table, "\n".join(notes))
 
 
 @contextlib.contextmanager

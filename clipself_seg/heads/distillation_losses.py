@@ -25,7 +25,7 @@ from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.runtime import QUEUES
-from clipself_seg.heads.maps import SumOfProcesses
+from clipself_seg.heads.maps import AllSum
 
 Average = Literal["regions", "images"]
 RANGE_EPS = 1e-10  # SCD's, where a row's largest value is its smallest
@@ -189,9 +189,7 @@ def of_all_processes(own: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return own
     places = own.new_zeros(dist.get_world_size(), *own.shape)
-    return SumOfProcesses.apply(places.index_put((torch.tensor(dist.get_rank()),), own)).flatten(
-        0, 1
-    )
+    return AllSum.apply(places.index_put((torch.tensor(dist.get_rank()),), own)).flatten(0, 1)
 
 
 def info_nce_loss(

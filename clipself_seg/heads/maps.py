@@ -27,13 +27,11 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or not several_processes():
             return super().forward(maps)
         values = maps.float()
-        count = SumOfProcesses.apply(
-            values.new_full((), float(values.numel() // self.num_features))
-        )
+        count = AllSum.apply(values.new_full((), float(values.numel() // self.num_features)))
         counted, count = count > 0, count.clamp(min=1)
-        mean = SumOfProcesses.apply(values.sum((0, 2, 3))) / count
+        mean = AllSum.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = SumOfProcesses.apply((centred * centred).sum((0, 2, 3))) / count
+        variance = AllSum.apply((centred * centred).sum((0, 2, 3))) / count
         unbiased = variance.detach() * count / (count - 1).clamp(min=1)
         self._update(mean.detach(), unbiased, counted)
         factor = self.weight * (variance + self.eps).rsqrt()
@@ -48,7 +46,7 @@ class BatchNorm(nn.BatchNorm2d):
             running.lerp_(torch.where(counted, own, running), self.momentum)
 
 
-class SumOfProcesses(torch.autograd.Function):
+class AllSum(torch.autograd.Function):
     """Sum over all processes; the gradient is the sum of the gradients of all processes."""
 
     @staticmethod
@@ -57,6 +55,7 @@ class SumOfProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the sum: that of all processes."""
         return _all_reduce(gradient)
 
 

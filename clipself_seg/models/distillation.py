@@ -27,7 +27,6 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -58,6 +57,7 @@ from clipself_seg.heads.distillation_losses import (
     spatial_correlation_loss,
     teacher_divergence,
 )
+from clipself_seg.heads.maps import mean_over_processes
 from clipself_seg.models.timm_backbone import TimmBackbone
 from clipself_seg.registry import Registry
 
@@ -192,9 +192,8 @@ def count_over_processes(
     if comm.get_world_size() == 1 or "boxes" not in samples[0]:
         return None
     count = loss_count([len(sample["boxes"]) for sample in samples], average)
-    total = torch.full((), float(count), device=device)
-    dist.all_reduce(total)
-    return total.clamp(min=1) / comm.get_world_size()  # 0 regions have a loss of 0
+    mean = mean_over_processes(torch.full((), float(count), device=device))
+    return mean.clamp(min=1 / comm.get_world_size())  # 0 regions have a loss of 0
 
 
 def valid_cells(step: Step) -> Tensor | None:

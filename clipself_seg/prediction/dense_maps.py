@@ -19,9 +19,9 @@ from clipself_seg.choice import find_clip
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.backbone import load_backbone
 from clipself_seg.clip.model import whole_image_features
-from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.device import chosen_device
 from clipself_seg.errors import InputError, require_unique
 from clipself_seg.evaluation.named import name_and_value
 from clipself_seg.files import write_json

@@ -34,6 +34,7 @@ class Entry(TypedDict, total=False):
     fractions: dict[str, float]  # of the pixels of each class
     annotations: list[Json]  # of the task's own file in COCO's format
     regions: list[Json]  # annotations of coco.json
+    masks: dict[str, Any]  # number of masks that somebody gave, and those that are lost
     frames: int  # number of frames of a video that were taken
     every: int  # one frame of so many was taken
     rate: float  # frames a second of the video

@@ -26,9 +26,8 @@ from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torch import nn
 
-from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
-from clipself_seg.data.images import decode_image, pil_pixels, read_image
+from clipself_seg.data.images import pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, MissingFiles, known
 from clipself_seg.models.build import build_model, registered_data
@@ -41,10 +40,9 @@ from clipself_seg.prediction.results import Prediction
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Prediction)
-# An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, a path, or an http(s) address.
+# An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, or a path.
 GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
-MOST_BYTES = 1 << 28  # of an image that is fetched
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -55,7 +53,7 @@ class GivenWords:
         vocabulary: the K classes.
         classes: classes that the model is given.
         names: meanings of the N labels, the background among them.
-        category_ids: ids of the classes in the vocabulary, those of a data set or from 0.
+        category_ids: ids of the classes in COCO's files: those of the vocabulary, or from 1.
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         label_of_class: label of every class of the model.
         warning: a sentence if the model does not know words like these, else empty.
@@ -204,9 +202,10 @@ class ImagePredictor(abc.ABC, Generic[R]):
             own: attributes of `GivenWords` that are others than those of the words alone.
         """
         check = self.world_check
+        first = 0 if words.numbered else 1  # programs take 0 for nothing
         of_words: dict[str, Any] = {
             "names": tuple(words.first_names),
-            "category_ids": tuple(entry.dataset_id for entry in words.classes),
+            "category_ids": tuple(first + entry.dataset_id for entry in words.classes),
             "seen": classes.seen,
             "label_of_class": tuple(range(len(words))),
             "warning": "" if check is None else check.of_words([*words.worded, *further]),
@@ -262,7 +261,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         """The prediction of an image, or of each of a list.
 
         Args:
-            image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
+            image: array (H, W, 3) uint8 RGB, PIL image or path, see `rgb_image`; or a list or
                 tuple of them.
             words: as `set_vocabulary` takes them, and they stay set; None for those that are set.
             batch_size: images of a list that are read and given to the model at once. The segmenters take them one
@@ -397,29 +396,22 @@ class ImagePredictor(abc.ABC, Generic[R]):
 
 
 def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
-    """The pixels of an image that is given, or read from its file or address.
-
-    An address is fetched because it was typed, as a string, in a call: no file or configuration leads here.
+    """The pixels of an image that is given, or read from its file.
 
     Args:
-        image: array (H, W, 3) uint8 RGB (OpenCV's are BGR: `image[..., ::-1]`), PIL image of any mode, path,
-            or http(s) address. Of all but arrays the EXIF orientation is applied, see `read_image`.
+        image: array (H, W, 3) uint8 RGB (OpenCV's are BGR: `image[..., ::-1]`), PIL image of any mode, or path. Of
+            all but arrays the EXIF orientation is applied, see `read_image`.
         max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
-        InputError: the image cannot be read or fetched, or is not of that form.
+        InputError: the image cannot be read, or is not of that form.
     """
     if isinstance(image, Image.Image):
         image = pil_pixels(image, max_pixels=max_pixels)
-    elif isinstance(image, str) and is_address(image):
-        content = fetch_bytes(image, MOST_BYTES, "an image")
-        image = decode_image(content, image, max_pixels)
     elif isinstance(image, str | os.PathLike):
         image = read_image(image, max_pixels=max_pixels)
     if not isinstance(image, np.ndarray):
-        raise InputError(
-            f"an image is an array, a PIL image, a path or an address, got {type(image).__name__}"
-        )
+        raise InputError(f"an image is an array, a PIL image or a path, got {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
             f"an image must be uint8 of shape (height, width, 3), got {image.dtype} of "

@@ -80,7 +80,7 @@ class Prediction(abc.ABC):
 
     Attributes:
         names: of the K classes, and of a background where there is one.
-        category_ids: ids of the K classes in the vocabulary.
+        category_ids: ids of the K classes in COCO's files.
         presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
         absent: the words below the threshold of `set_absent`.
         image: (H, W, 3) uint8 RGB.
@@ -264,6 +264,26 @@ class PanopticSegment:
     score: float
 
 
+class GivenRegions(NamedTuple):
+    """What became of each of the masks that somebody gave of an image, in their order.
+
+    Attributes:
+        labels: (Q,) int64, positions in the names of the classes.
+        scores: (Q,) in [0, 1]; 0 of a mask without a class.
+        lost: place of a mask that is in no segment -> the reason.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    lost: Mapping[int, str]
+
+    def regions(self, masks: np.ndarray) -> Regions:
+        """Those of the masks (Q, H, W) bool that have a class, where they overlap, too."""
+        named = self.scores > 0
+        masks = masks[named]
+        return Regions(mask_boxes(masks), self.labels[named], self.scores[named], masks)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PanopticSegmentation(Prediction):
     """Panoptic segmentation of one image; its segments are the regions.
@@ -271,10 +291,12 @@ class PanopticSegmentation(Prediction):
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.
         segments: n, the largest first; their ids are 1 ... n.
+        given: what became of the masks, where somebody gave them.
     """
 
     ids: np.ndarray
     segments: tuple[PanopticSegment, ...]
+    given: GivenRegions | None = None
 
     @classmethod
     def of_segments(
@@ -436,6 +458,16 @@ def require_finite(*outputs: np.ndarray) -> None:
 def label_type(count: int) -> type[np.unsignedinteger]:
     """The smallest type for labels of so many names that leaves its highest value free."""
     return np.uint8 if count <= 255 else np.uint16
+
+
+def label_image(labels: np.ndarray, names: tuple[str, ...]) -> Image.Image:
+    """An image of labels (H, W), whose values they are; those of 8 bits look as the classes do on overlays."""
+    image = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(names)] = colours_of(names)
+        image.putpalette(colours.tobytes())
+    return image
 
 
 @functools.lru_cache(maxsize=8)

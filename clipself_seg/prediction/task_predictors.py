@@ -27,6 +27,7 @@ from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, GivenWords, ImagePredictor
 from clipself_seg.prediction.results import (
     Detections,
+    GivenRegions,
     PanopticSegmentation,
     Segmentation,
     colours_of,
@@ -36,6 +37,9 @@ from clipself_seg.prediction.results import (
 
 logger = logging.getLogger(__name__)
 
+# Keys by which masks are lost.
+OVERLAP = "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD"
+SCORE = "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
 BACKGROUND_SCORE = 0.5  # below it every word is more likely to be absent from a pixel than there
 
 
@@ -184,6 +188,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         colours = colours_of(given.names)
         return {
             "names": {str(label): name for label, name in enumerate(given.names)},
+            "category_ids": {str(label): n for label, n in enumerate(given.category_ids)},
             "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(colours)},
             **super().about(),
             "background": given.background,
@@ -318,13 +323,17 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             samples, given: see `ImagePredictor.outputs`.
             masks: of each image, see `predict`.
         """
-        for sample, own in zip(samples, masks):
-            if own is not None:
-                sample |= mask_entries(given_masks(own, (sample["height"], sample["width"])))
+        for sample, one in zip(samples, masks):
+            if one is not None:
+                sample |= mask_entries(given_masks(one, (sample["height"], sample["width"])))
         # Instances and class maps, which nobody asks for here, cost time and memory.
         fusions = {"own": self.model.fusion.returned(("panoptic",))}
         outputs = self.model(samples, fusions=fusions, classes=given.classes)
-        return [output["fusions"]["own"] for output in outputs]
+        own = [output["fusions"]["own"] for output in outputs]
+        for output, sample in zip(own, samples):
+            if "given_masks" not in sample:
+                output.pop("mask_scores", None)  # of masks that were found
+        return own
 
     def result(
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
@@ -333,7 +342,27 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         ids, segments = output["panoptic_seg"]
         if nothing:
             ids, segments = torch.zeros_like(ids), []
+        if "mask_scores" in output:
+            common["given"] = self._given_regions(output, segments, nothing)
         return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
+
+    def _given_regions(
+        self, output: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], nothing: bool
+    ) -> GivenRegions:
+        """The masks that somebody gave of an image, with the reason of each that is in no segment."""
+        least, part = self.model.settings.object_threshold, self.model.settings.overlap_threshold
+        scores, labels = (output[key].cpu().numpy() for key in ("mask_scores", "mask_classes"))
+        drawn = {query for segment in segments for query in segment["queries"]}
+        lost = {}
+        for place in sorted(set(range(len(scores))) - drawn):
+            lost[place] = f"surer masks leave less than {part:.0%} of it, or nothing ({OVERLAP})"
+            if nothing:
+                lost[place] = "none of the words is in the image"
+            elif not scores[place]:
+                lost[place] = "CLIP sees nothing in it: it is empty, too small, or has a score of 0"
+            elif scores[place] <= least:
+                lost[place] = f"its score is {scores[place]:.3g}, at most {least:g} ({SCORE})"
+        return GivenRegions(labels, scores, lost)
 
     def predict_files(
         self, images: Sequence[np.ndarray], names: Sequence[str]

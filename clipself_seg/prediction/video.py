@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from clipself_seg.data.images import check_pixels
@@ -26,6 +25,7 @@ from clipself_seg.files import atomic_path, require_regular_file
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import FilePredictor
+from clipself_seg.prediction.results import label_image
 from clipself_seg.visualization.sheets import save_png
 
 # Formats that a video has.
@@ -158,7 +158,7 @@ def predict_video(
                 if "overlays" in save:
                     add(np.asarray(result.overlay(legend=False, enlarge=False)))
                 if "labels" in save:
-                    image = Image.fromarray(result.labels)
+                    image = label_image(result.labels, result.names)
                     save_png(image, labels / f"{number:06d}.png")
             count += len(batch)
             bar.update(len(batch))

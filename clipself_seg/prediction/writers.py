@@ -26,7 +26,9 @@ from clipself_seg.prediction.results import (
     Detections,
     PanopticSegmentation,
     Prediction,
+    Regions,
     Segmentation,
+    label_image,
 )
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.sheets import save_png
@@ -55,10 +57,13 @@ class ResultFiles:
     files are named by, as COCO's are, or else count from 1; ids of categories are those of the vocabulary.
 
     Attributes:
-        save: formats to write.
+        save: formats to write; "overlaps" makes masks that somebody gave the regions of coco.json, hidden ones too.
         folder: folder below which results are written.
         max_pixels: largest number of pixels of an image that is decoded.
+        masks: number of masks that were given of all images, and of those that are in no segment, once they are done.
     """
+
+    masks = (0, 0)
 
     def __init__(
         self,
@@ -110,12 +115,16 @@ class ResultFiles:
         elif isinstance(result, PanopticSegmentation):
             annotation, painted = result.to_coco(0, f"{source.name}.png")
             entry["annotations"] = [annotation]
+            if result.given is not None:
+                lost = [{"mask": place, "reason": why} for place, why in result.given.lost.items()]
+                entry["masks"] = {"given": len(result.given.scores), "lost": lost}
             if "panoptic" in self.save:
                 drawn["panoptic"] = Image.fromarray(painted)
         elif isinstance(result, Detections):
             entry["annotations"] = _detections(result)
         if "labels" in self.save:
-            drawn["labels"] = Image.fromarray(result.labels)  # type: ignore[attr-defined]
+            labels: Any = result.labels  # type: ignore[attr-defined]
+            drawn["labels"] = label_image(labels, result.names)
         files = []
         for kind, image in drawn.items():
             files.append(f"{kind}/{source.name}.png")
@@ -124,7 +133,17 @@ class ResultFiles:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
         if "coco" in self.save:
-            entry["regions"] = list(coco_annotations(result, self.categories))
+            regions = result.streamed_regions()
+            if (
+                "overlaps" in self.save
+                and isinstance(result, PanopticSegmentation)
+                and result.given
+            ):
+                # Read again: results that keep the masks of many images would fill memory.
+                given = self.predictor.mapper.masks.read(source.name, result.image.shape[:2])
+                regions = result.given.regions(given.masks)
+            by_label = isinstance(result, Segmentation)
+            entry["regions"] = list(coco_annotations(regions, self.categories, by_label))
         return Written(files, entry)
 
     def write_index(self, index: Index) -> None:
@@ -133,6 +152,8 @@ class ResultFiles:
             regions = [(source, entry, entry["regions"]) for source, entry in index.images]
             coco = {"info": {"provenance": index.provenance}} | self._coco(regions)
             write_json(self.folder / "coco.json", coco)
+        masks = [entry["masks"] for _, entry in index.images if "masks" in entry]
+        self.masks = sum(m["given"] for m in masks), sum(len(m["lost"]) for m in masks)
         task, absent = self.predictor.task, self.predictor.absent
         about = self.predictor.about() | ({"absent words": absent._asdict()} if absent else {})
         whole: Json
@@ -185,8 +206,8 @@ class ResultFiles:
 
 
 def _looked(entry: Entry) -> Json:
-    """The words that are in an image, and those that are not, if somebody asked for them."""
-    return {key: entry[key] for key in ("presence", "absent") if key in entry}
+    """The words that are in an image, and those that are not, if somebody asked for them, and what became of masks."""
+    return {key: entry[key] for key in ("presence", "absent", "masks") if key in entry}
 
 
 def _detections(result: Detections) -> list[Json]:
@@ -201,19 +222,19 @@ def _detections(result: Detections) -> list[Json]:
     ]
 
 
-def coco_annotations(result: Prediction, categories: Sequence[Json]) -> Iterator[Json]:
-    """COCO's annotations of the regions of a prediction, with run-length encodings; those of labels by their labels."""
-    regions = result.streamed_regions()
-    order: Sequence[int] = range(len(regions.labels))
-    if isinstance(result, Segmentation):
-        order = np.argsort(regions.labels).tolist()
-    for place in order:
+def coco_annotations(
+    regions: Regions, categories: Sequence[Json], by_label: bool
+) -> Iterator[Json]:
+    """COCO's annotations of regions, with run-length encodings, in the order of their labels or as they are."""
+    order = np.argsort(regions.labels) if by_label else np.arange(len(regions.labels))
+    for place in order.tolist():
         mask = regions.masks[place]
         left, top, right, bottom = regions.boxes[place].astype(int).tolist()
         yield {
             "category_id": categories[regions.labels[place]]["id"],
             "segmentation": mask_as_json(mask),
             "area": int(mask.sum()),
+            "score": float(regions.scores[place]),
             "bbox": [left, top, right - left, bottom - top],
             "iscrowd": 0,
         }

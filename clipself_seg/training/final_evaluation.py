@@ -130,7 +130,7 @@ def evaluate_run(
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
         folder = outputs.file("mixing") / f"{fraction:g}"
         own = RunOutputs(outputs.cfg, folder, outputs.iterations, fraction)
-        part = evaluation.changed(output_dir=folder)
+        part = evaluation.changed(output_dir=folder, silent=True)
         with mixed(model, start, fraction):
             mixture = part(model, functools.partial(own.write, part, model))
         rows[fraction] = {name: split_of(numbers) for name, numbers in mixture.items()}

@@ -27,7 +27,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 @cache
-def leaves_out_steps(device: torch.device) -> bool:
+def may_skip(device: torch.device) -> bool:
     """True if this torch's optimiser heeds `leave_out_step`, which it does not promise; tried on one number."""
     weight = torch.ones(1, device=device, requires_grad=True)
     weight.grad = torch.ones(1, device=device)

@@ -39,12 +39,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import remove_leftovers
 from clipself_seg.models.model_protocols import Group, SteppedModel, TrainableModel
 from clipself_seg.training.metrics import HostCopy, flatten_numbers, metric_writers, write_all
-from clipself_seg.training.optimizer import (
-    build_adamw,
-    leave_out_step,
-    leaves_out_steps,
-    set_learning_rate,
-)
+from clipself_seg.training.optimizer import build_adamw, leave_out_step, may_skip, set_learning_rate
 from clipself_seg.training.settings import TrainingSettings, check_same_run
 
 MOST_SKIPPED = 20  # steps in a row: loss scaling finds a scale within a few
@@ -206,7 +201,7 @@ class Trainer(TrainerBase):
         mean = self._mean_over_processes(own)
         files = [sample["file_name"] for sample in samples]
         self._unsettled = _Step(iteration, rate, own, HostCopy(mean), files)
-        if settings.loss_scaling or not leaves_out_steps(self.device):
+        if settings.loss_scaling or not may_skip(self.device):
             self._settle(storage)
         else:
             leave_out_step(self.optimizer, 1 - mean.isfinite().all().float())

@@ -163,6 +163,11 @@ def test_weights_without_versions_have_no_state_that_lasts():
     assert weights_state(module) is not weights_state(module)
 
 
+def test_where_torch_does_not_count_writes_every_question_gets_a_new_state(module, monkeypatch):
+    monkeypatch.setattr(hashes, "COUNTS_WRITES", False)
+    assert weights_state(module) is not weights_state(module)
+
+
 def test_nothing_outlives_the_module():
     module = nn.Linear(2, 2)
     weights_state(module)

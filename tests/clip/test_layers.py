@@ -2,8 +2,6 @@
 
 import math
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,9 +9,10 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from clipself_seg import private_torch
 from clipself_seg.clip import layers
 from clipself_seg.clip import linear as module
-from clipself_seg.clip.linear import LARGEST_WEIGHT, Choice, Linear, linear, stock_linear
+from clipself_seg.clip.linear import LARGEST_WEIGHT, Linear, linear, stock_linear
 from clipself_seg.clip.positions import (
     _rotary_table,
     patch_grid,
@@ -32,7 +31,7 @@ def tensors(rows=(3, 150), inputs=324, outputs=80, bias=True):
 @pytest.fixture(autouse=True)
 def convolution(monkeypatch):
     """On every machine, as on one where convolutions pay."""
-    monkeypatch.setattr(module, "choice", lambda: Choice(True, "test"))
+    monkeypatch.setattr(module, "by_convolution", lambda: True)
 
 
 @pytest.fixture
@@ -109,6 +108,21 @@ def test_results_may_be_changed_in_place_and_made_again_in_the_backward_pass():
     torch.testing.assert_close(torch.autograd.grad(again.sum(), (x, layer.weight)), expected)
 
 
+def test_without_torchs_private_members_gradients_are_torchs_and_transforms_take_torchs_own(
+    monkeypatch, products
+):
+    monkeypatch.setattr(module, "CONVOLUTION_BACKWARD", None)
+    monkeypatch.setattr(private_torch, "_UNSAFE_VIEW", None)
+    parts = [part.requires_grad_() for part in tensors()]
+    result = torch.autograd.grad(linear(*parts).relu_().sum(), parts)
+    expected = torch.autograd.grad(F.linear(*parts).relu().sum(), parts)
+    torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-5)
+    taken = len(products)
+    monkeypatch.setattr(private_torch, "_FUNCTORCH", None)
+    linear(*parts)
+    assert taken and len(products) == taken
+
+
 @pytest.mark.parametrize("case", ["few rows", "no rows", "float64", "autocast", "stock"])
 def test_torch_s_own_is_taken_where_it_is_right(case, products):
     x, weight, bias = tensors(
@@ -126,7 +140,7 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
     assert torch.equal(result, expected) and result.dtype == expected.dtype and not products
 
 
-CHOICE = module.choice.__wrapped__
+CHOICE = module.by_convolution.__wrapped__
 
 
 @pytest.mark.parametrize(
@@ -144,13 +158,13 @@ def test_convolutions_are_taken_only_where_mkl_is_held_back(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(module, "_processor", lambda: f"vendor_id\t: {vendor}\n")
-    assert CHOICE().convolution == expected and CHOICE().reason
+    assert CHOICE() == expected
 
 
 def test_the_variable_decides_and_is_checked(monkeypatch):
     for asked, expected in (("convolution", True), ("torch", False)):
         monkeypatch.setenv(module.VARIABLE, asked)
-        assert CHOICE() == (expected, f"${module.VARIABLE} is {asked}")
+        assert CHOICE() == expected
     monkeypatch.setenv(module.VARIABLE, "fast")
     with pytest.raises(InputError, match="unknown .CLIPSELF_SEG_LINEAR .fast.: "):
         CHOICE()
@@ -164,7 +178,7 @@ def test_gradients_of_large_weights_go_by_the_family_of_the_processor(family, mo
     assert largest > 2**24 if family in (26, 27) else largest == LARGEST_WEIGHT
 
 
-@pytest.mark.skipif(not CHOICE().convolution, reason="this machine takes torch's own products")
+@pytest.mark.skipif(not CHOICE(), reason="this machine takes torch's own products")
 @pytest.mark.cpu
 def test_one_thread_gives_the_bits_of_two(products):
     """Where oneDNN computes, which one thread leaves for a convolution without a dilation."""
@@ -225,7 +239,7 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     before = setting().fp32_precision
     monkeypatch.setattr(F, "scaled_dot_product_attention", rounded)
     assert not check()
-    monkeypatch.setattr(module, "choice", lambda: Choice(False, "test"))
+    monkeypatch.setattr(module, "by_convolution", lambda: False)
     assert not check() and setting().fp32_precision == before
 
 
@@ -251,28 +265,6 @@ def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkey
     assert setting().fp32_precision == "bf16"
     leave.set()
     thread.join()
-    assert setting().fp32_precision == before
-
-
-@with_setting
-def test_threads_that_ask_first_at_once_leave_the_setting_as_it_was(monkeypatch):
-    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
-
-    class Slow:
-        @property
-        def fp32_precision(self):
-            time.sleep(0.001)
-            return setting().fp32_precision
-
-        @fp32_precision.setter
-        def fp32_precision(self, value):
-            setting().fp32_precision = value
-            time.sleep(0.001)
-
-    before = setting().fp32_precision
-    monkeypatch.setattr(module._PRODUCTS, "_owner", Slow())
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: module.onednn_is_exact.__wrapped__(), range(16)))
     assert setting().fp32_precision == before
 
 

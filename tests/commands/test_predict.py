@@ -14,6 +14,7 @@ from PIL import Image
 from clipself_seg import memory
 from clipself_seg.commands import predict
 from clipself_seg.data.masks import read_indices
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.prediction import load as loader
@@ -285,3 +286,8 @@ def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
     assert (tmp_path / "out/overlays/walk.mp4").is_file()
     with mock.patch.object(SemanticPredictor, "predict_batch", side_effect=AssertionError):
         assert run(*words, "--save", "overlays", "labels", "--skip-existing") == 0
+
+
+def test_the_help_lists_the_vocabularies():
+    real = {name for name in Vocabulary.available() if not name.startswith("mini")}
+    assert real <= set(re.split(r"[\s,.]+", predict.__doc__))

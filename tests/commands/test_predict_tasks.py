@@ -84,6 +84,30 @@ def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, cap
     assert "results of other settings: masks has changed" in capsys.readouterr().err
 
 
+def test_masks_that_are_lost_are_counted_with_the_reason_and_overlaps_can_be_kept(
+    photos, masks, tmp_path, capsys
+):
+    entries = json.loads((masks / "one.json").read_text())
+    empty = {"segmentation": {"size": [40, 60], "counts": [2400]}}
+    (masks / "one.json").write_text(json.dumps([empty, *entries]))
+    assert name_masks(photos, masks, tmp_path / "out", "--keep-overlaps") == 2
+    assert "--keep-overlaps needs --masks FOLDER and --save coco" in capsys.readouterr().err
+    assert name_masks(photos, masks, tmp_path / "out", "--save", "coco", "--keep-overlaps") == 0
+    # Of six, one is empty, and the better half of the image is not the worse whole's.
+    assert "of 6 masks that were given 4 are in segments, and" in capsys.readouterr().out
+    panoptic, coco = (
+        json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("panoptic", "coco")
+    )
+    first, second = (image["masks"] for image in panoptic["images"])
+    assert (first["given"], second) == (3, {"given": 3, "lost": []})
+    reasons = {one["mask"]: one["reason"] for one in first["lost"]}
+    assert reasons.keys() == {0, 1} and "CLIP sees nothing" in reasons[0]
+    assert "surer masks leave less than 80% of it" in reasons[1]
+    kept = [one for one in coco["annotations"] if one["image_id"] == coco["images"][0]["id"]]
+    assert [one["area"] for one in kept] == [2400, 1200] and len(coco["annotations"]) == 5
+    assert 0 < kept[0]["score"] < 0.2 < kept[1]["score"] < 0.9
+
+
 def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, capsys):
     (masks / "one.json").write_text('[{"size": [60, 40], "counts": [2400]}]')
     assert name_masks(photos, masks, tmp_path / "out", "--batch-size", "2") == 1

@@ -6,7 +6,7 @@ import torch
 from clipself_seg.__main__ import COMMANDS, body
 from clipself_seg.clip.runtime import widest
 from clipself_seg.config import load_config
-from clipself_seg.config.device import _say_mps, chosen_device, require_device
+from clipself_seg.device import _say_mps, chosen_device, require_device
 from clipself_seg.errors import InputError
 
 

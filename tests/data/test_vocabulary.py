@@ -202,6 +202,15 @@ def test_entries_of_other_types_are_no_classes_and_names_stand_twice_where_that_
     assert len(Vocabulary.of(["dog", "cat|dog"], repeats=True)) == 2
 
 
+@pytest.mark.parametrize(
+    "words, meant", [("coco", "coco_80"), ("ADE20K-150", "ade20k_150"), ("voc", "voc_20")]
+)
+def test_words_that_begin_the_name_of_a_vocabulary_are_asked_about(words, meant):
+    with pytest.raises(InputError, match=f'no vocabulary "{words}": did you mean "{meant}"'):
+        Vocabulary.of(words)
+    assert Vocabulary.of(f"{words},").first_names == Vocabulary.of([words]).first_names
+
+
 def test_a_word_with_an_underscore_is_taken_with_a_comma():
     assert Vocabulary.of("ade20k_15,").names() == (("ade20k_15",),)
 

@@ -6,7 +6,7 @@ import torch
 
 import clipself_seg
 from clipself_seg.config import load_config
-from clipself_seg.config.device import bfloat16_pays
+from clipself_seg.device import bfloat16_pays
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.cat_seg.cat_seg import CATSeg

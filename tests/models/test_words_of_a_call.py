@@ -7,10 +7,6 @@ import torch
 
 from clipself_seg.config import load_config
 from clipself_seg.models.build import build_model
-from tests.models.fvit.test_model import sample as boxes_sample
-from tests.models.fvit.test_model import tiny as tiny_detector
-from tests.models.panoptic.small import model_of
-from tests.models.panoptic.small import sample as masks_sample
 from tests.tiny import tiny_clipself, tiny_samples
 
 NAMES = ("red star", "blue ring", "grass", "sand", "dog", "cat", "sky", "old tree")
@@ -25,14 +21,7 @@ def of_pixels(config):
 
 
 MODELS = {
-    "CATSeg": lambda: of_pixels("mini/semseg_original"),
     "ZeroShotSegmenter": lambda: of_pixels("mini/zero_shot"),
-    "FViT": lambda: (
-        tiny_detector(SCORE_THRESHOLD=0.0).eval(),
-        boxes_sample(),
-        lambda result: result["instances"].scores,
-    ),
-    "OpenPanoptic": lambda: (model_of(), masks_sample(), lambda result: result["sem_seg"]),
     "CLIPSelf": lambda: (
         tiny_clipself().eval(),
         tiny_samples(1)[0] | {"masks": torch.zeros(len(tiny_samples(1)[0]["boxes"]), 8, 8).bool()},

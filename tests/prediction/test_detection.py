@@ -98,8 +98,8 @@ def test_results_in_cocos_format_checked_by_hand(images, tmp_path):
     assert content["info"]["score threshold"] == 0.25 and content["info"]["trained"] == "custom"
     assert content["info"]["prompted"] == [["red star"], ["dog", "puppy"]]
     assert content["categories"] == [
-        {"id": 0, "name": "red star", "seen": True},
-        {"id": 1, "name": "dog", "seen": False},
+        {"id": 1, "name": "red star", "seen": True},
+        {"id": 2, "name": "dog", "seen": False},
     ]
     assert content["images"] == [
         {"id": 7, "file_name": "7.png", "width": 40, "height": 20},
@@ -111,10 +111,10 @@ def test_results_in_cocos_format_checked_by_hand(images, tmp_path):
         return own | {"category_id": category, "bbox": box, "score": score}
 
     assert content["annotations"] == [
-        entry(1, 7, 1, [0, 0, 20, 10], 0.75),
-        entry(2, 7, 0, [0, 0, 40, 20], 0.5),
-        entry(3, 12, 1, [0, 0, 15, 30], 0.75),
-        entry(4, 12, 0, [0, 0, 30, 60], 0.5),
+        entry(1, 7, 2, [0, 0, 20, 10], 0.75),
+        entry(2, 7, 1, [0, 0, 40, 20], 0.5),
+        entry(3, 12, 2, [0, 0, 15, 30], 0.75),
+        entry(4, 12, 1, [0, 0, 30, 60], 0.5),
     ]
     assert all((tmp_path / "out/overlays" / f"{name}.png").is_file() for name in ("7", "sub/12"))
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.choice import TASKS, find_model
+from clipself_seg.choice import DEFAULTS, TASKS, find_model
 from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
 from clipself_seg.data.vocabulary import Vocabulary
@@ -24,7 +24,6 @@ from clipself_seg.prediction.predictor import ImagePredictor, rgb_image
 from clipself_seg.prediction.task_predictors import SemanticPredictor
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
-from tests.weight_server import serving
 
 LIMIT = 1000
 
@@ -39,12 +38,11 @@ def turned(tmp_path):
     return tmp_path / "turned.jpg"
 
 
-def test_a_path_an_address_a_pil_image_and_an_array_give_the_pixels_of_the_file(turned):
+def test_a_path_a_pil_image_and_an_array_give_the_pixels_of_the_file(turned):
     expected = read_image(turned)
     assert expected.shape == (20, 12, 3)
-    with serving(turned_jpg=turned.read_bytes()) as server, Image.open(turned) as image:
-        address = f"{server.address}/turned.jpg"
-        for given in (turned, str(turned), image, address, expected):
+    with Image.open(turned) as image:
+        for given in (turned, str(turned), image, expected):
             assert np.array_equal(rgb_image(given, LIMIT), expected)
 
 
@@ -81,28 +79,16 @@ def test_eight_threads_with_words_of_their_own_get_what_each_gets_alone(mini):
 
 
 def test_a_large_image_is_refused_whatever_it_comes_in(turned):
-    with serving(turned_jpg=turned.read_bytes()) as server, Image.open(turned) as image:
-        for given in (turned, image, f"{server.address}/turned.jpg"):
+    with Image.open(turned) as image:
+        for given in (turned, image):
             with pytest.raises(InputError, match=r"turned.jpg is 20 x 12, .* 100 pixels of INPUT"):
                 rgb_image(given, 100)
-
-
-def test_an_address_that_gives_no_small_image_is_refused(monkeypatch):
-    with serving(a_jpg=b"no image", page_html=b"<html>") as server:
-        with pytest.raises(InputError, match="a.jpg is not an image of JPEG"):
-            rgb_image(f"{server.address}/a.jpg", LIMIT)
-        monkeypatch.setattr(predictor, "MOST_BYTES", 7)
-        with pytest.raises(InputError, match="more than 7 bytes"):
-            rgb_image(f"{server.address}/a.jpg", LIMIT)
-        server.kind = "text/html"
-        with pytest.raises(InputError, match="is a web page"):
-            rgb_image(f"{server.address}/page.html", LIMIT)
 
 
 @pytest.mark.parametrize(
     "image, message",
     [(given, f"got {type(given).__name__}") for given in (b"bytes", None, 3, io.BytesIO())]
-    + [("file:///etc/hostname", "no http or https address")]
+    + [("https://a.example/a.jpg", "image https://a.example/a.jpg is missing")]
     + [(Image.new("F", (3, 4)), "floating-point pixels")]
     + [(np.zeros((4, 4), np.uint8), "uint8 of shape"), (np.zeros((4, 4, 3)), "got float64")],
 )
@@ -158,8 +144,16 @@ def test_a_model_is_evaluated_and_needs_a_vocabulary():
     with pytest.raises(RuntimeError, match="no words: give them, as in model"):
         made(blank(2, 3))
     made.set_vocabulary(["cat"])
-    assert made.names == ("cat",) and made.given.category_ids == (0,)
+    assert made.names == ("cat",) and made.given.category_ids == (1,)
     assert made(blank(2, 3)) == (2, 3)
+
+
+def test_categories_have_the_numbers_of_a_file_or_count_from_1(made):
+    classes = [{"names": ["cat"], "dataset_id": 0}, {"names": ["dog"], "dataset_id": 7}]
+    assert made.set_vocabulary({"classes": classes}).category_ids == (0, 7)
+    assert made.set_vocabulary({"classes": ["cat", "dog"]}).category_ids == (1, 2)
+    words = Vocabulary.of("cat").with_examples({"dog": [(blank(4, 4), np.ones((4, 4), bool))]})
+    assert made.set_vocabulary(words).category_ids == (1, 2)
 
 
 def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(made, turned):
@@ -290,3 +284,7 @@ def test_a_predictor_warns_once_of_words_or_image(warnings):
     assert 'no "dog"' in made.warning_of([scene.image])
     made.set_vocabulary("red star, grass")
     assert made.warning_of([scene.image]) == "" != made.warning_of([blank(9, 9)])
+
+
+def test_the_model_that_warnings_of_mini_models_name_takes_given_masks():
+    assert find_model(DEFAULTS["panoptic"], "panoptic").clip  # --masks refuses others

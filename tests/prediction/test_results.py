@@ -1,6 +1,7 @@
 """Results as overlays, in COCO's formats, and as the types of supervision and FiftyOne."""
 
 import dataclasses
+import io
 import sys
 import tracemalloc
 import types
@@ -8,13 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import MissingPackage
 from clipself_seg.evaluation.panoptic.quality import panoptic_map
-from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
+from clipself_seg.prediction.results import (
+    Detections,
+    PanopticSegmentation,
+    Segmentation,
+    colours_of,
+    label_image,
+)
 
 # Two rows of one class, one of another, one of the background; rows are 6 pixels.
 LABELS = np.array([[0], [0], [1], [2]], np.uint8).repeat(6, axis=1)
@@ -195,3 +203,15 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch)
         for make in RESULTS.values():
             with pytest.raises(MissingPackage, match=rf"pip install .clipself_seg\[{name}\]"):
                 getattr(make(), f"to_{name}")()
+
+
+def test_label_images_keep_their_values_and_have_the_colours_of_the_classes():
+    names = ("sky", "grass", "dog")
+    labels = np.array([[0, 1], [2, 255]], np.uint8)
+    content = io.BytesIO()
+    label_image(labels, names).save(content, "PNG")
+    read = Image.open(content)
+    assert read.mode == "P" and (np.asarray(read) == labels).all()
+    shown = np.asarray(read.convert("RGB"))
+    assert (shown[[0, 0, 1], [0, 1, 0]] == colours_of(names)).all() and not shown[1, 1].any()
+    assert (np.asarray(label_image(labels.astype(np.uint16), names)) == labels).all()

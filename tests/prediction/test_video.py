@@ -51,7 +51,7 @@ class Stub:
             assert not legend and not enlarge
             return 255 - image
 
-        return types.SimpleNamespace(overlay=overlay, labels=image[..., 0])
+        return types.SimpleNamespace(overlay=overlay, labels=image[..., 0], names=("a", "b"))
 
 
 def read(path):

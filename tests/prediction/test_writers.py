@@ -67,6 +67,7 @@ def test_pycocotools_reads_the_regions(tmp_path):
     assert (first["category_id"], first["bbox"], first["area"]) == (9, [4, 2, 5, 4], 20)
     assert (second["category_id"], second["bbox"], second["area"]) == (7, [12, 0, 8, 9], 36)
     assert second["image_id"] == 5 and second["iscrowd"] == 0
+    assert first["score"] == second["score"] == 0.5
     for annotation, number in ((first, 1), (second, 2)):
         assert (coco.annToMask(annotation) == (IDS == number)).all()
 

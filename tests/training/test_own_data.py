@@ -60,6 +60,8 @@ def test_values_without_a_name_are_counted_and_broken_files_named_before_a_step(
     assert said[0] == "own_screws_train_sem_seg: 11 images, 3 classes"
     assert "without a name, which are ignored, in 11 maps: 200 (72 pixels)" in said[1]
     assert said[2] == "own_screws_train_sem_seg: 1 of 3 classes have no pixel in 11 maps: sky (9)"
+    assert said[-2].startswith("own_screws_train_sem_seg: 11 images are few to train on: see first")
+    assert said[-1].startswith("own_screws_val_sem_seg: 2 images measure little")
     (folder / "images/train/1.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="screws.yaml: image .*1.jpg is not an image of"):
         check_data([data.train])
@@ -85,6 +87,9 @@ def test_a_run_records_its_data_and_goes_on_and_is_evaluated_from_its_folder(
     assert recorded["DATASETS.TRAIN"] == ["own_screws_train_sem_seg"]
     results = (trained / "results.json").read_text()
     assert "own_screws_val_sem_seg" in results
+    said = (trained / "log.txt").read_text()
+    assert said.count("All data sets in percent") == 1 and "0 before" in said
+    assert max(map(len, said.splitlines())) < 350
     for name in ("own_screws_train_sem_seg", "own_screws_val_sem_seg"):
         DatasetCatalog.remove(name)
     choice = find_model(str(trained / "model_final.pth"))
@@ -97,6 +102,15 @@ def test_a_run_records_its_data_and_goes_on_and_is_evaluated_from_its_folder(
     assert command.main([*options(folder, "--resume"), *opts]) == 0
     said = (trained / "log.txt").read_text()
     assert re.search("DATALOADER.NUM_WORKERS +0 +recorded by the run that goes on", said)
+
+
+def test_data_without_a_task_are_refused_with_the_command_of_each(folder, capsys):  # noqa: F811
+    file = str(folder / "screws.yaml")
+    for words in (["--data", file], ["--num-gpus", "1", "DATASETS.DATA", file]):
+        assert command.main(words) == 2
+        said = capsys.readouterr().err.splitlines()
+        tasks = ("semantic", "panoptic", "detection")
+        assert said[-3:] == [f"  clipself-seg train --task {t} --data {file}" for t in tasks]
 
 
 def test_an_evaluation_counts_as_seen_what_its_weights_were_trained_on(folder):  # noqa: F811

@@ -14,6 +14,7 @@ from torch import nn
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
+from clipself_seg.training import optimizer
 from clipself_seg.training.metrics import metric_writers, write_all
 from clipself_seg.training.optimizer import (
     build_adamw,
@@ -111,6 +112,13 @@ def test_a_step_that_is_left_out_changes_neither_weights_nor_moments():
     whole, spoiled = stepped([1.0, 2.0]), stepped([1.0, math.nan, 2.0, math.inf])
     assert len(whole) == 2 * (1 + 3)
     assert all(torch.equal(*pair) for pair in zip(whole, spoiled))
+
+
+def test_an_optimiser_that_takes_a_step_that_it_is_told_to_leave_out_is_noticed(monkeypatch):
+    asks, cpu = optimizer.may_skip.__wrapped__, torch.device("cpu")
+    assert asks(cpu)
+    monkeypatch.setattr(optimizer, "leave_out_step", lambda *_: None)
+    assert not asks(cpu)
 
 
 @pytest.mark.parametrize("writer", ["JSONWriter", "TensorboardXWriter"])

@@ -173,9 +173,11 @@ def plain_panoptic(
             ids[mask] = stuff[label]
             own = segments[stuff[label] - 1]
             own["score"] = max(own["score"], scores[kept][query].item())
+            own["queries"].append(int(kept.nonzero()[query]))
             continue
         isthing = label in thing_ids
         segment = {"id": len(segments) + 1, "isthing": isthing, "category_id": label}
+        segment["queries"] = [int(kept.nonzero()[query])]
         segments.append(segment | {"score": scores[kept][query].item()})
         ids[mask] = len(segments)
         if not isthing:

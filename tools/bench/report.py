@@ -12,7 +12,7 @@ import torch
 from bench.case import Case
 from bench.measure import Run, matmul_peak, peak_memory, time_in_turn
 from bench.workloads import build_runs
-from clipself_seg.clip.linear import amd_family, choice, onednn_is_exact
+from clipself_seg.clip.linear import amd_family, by_convolution, onednn_is_exact
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 
@@ -69,7 +69,8 @@ def _instructions() -> str:
 
 
 def _products() -> str:
-    return choice().reason + "; long attention by oneDNN" * onednn_is_exact()
+    products = "convolutions" if by_convolution() else "matrix products"
+    return products + "; long attention by oneDNN" * onednn_is_exact()
 
 
 def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:

@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = 50
 """Number of images, evenly spread, that are read before a training."""
+ENOUGH = (
+    (50, "are few to train on: see first what predict does with these words, then label more"),
+    (20, "measure little, since each moves the numbers by points: name more of them as `val`"),
+)
+"""Number of images, of training and of evaluation, below which advice is given: rules of thumb."""
 VOID = -1
 """Category id of masks whose pixels are ignored."""
 LOWEST, HIGHEST = -0.01, 1.01
@@ -419,8 +424,8 @@ def check_data(names: Sequence[str]) -> list[str]:
     Raises:
         InputError: no images; some are missing; one of those that are read is broken, or its labels are.
     """
-    said, earlier = list[str](), set[str]()
-    for name in names:
+    said, few, earlier = list[str](), list[str](), set[str]()
+    for name, (enough, advice) in zip(names, ENOUGH):
         metadata = MetadataCatalog.get(name)
         records = DatasetCatalog.get(name)
         if not records:
@@ -428,6 +433,8 @@ def check_data(names: Sequence[str]) -> list[str]:
         coco.require_files(name, records, f"correct {metadata.origin}")
         vocabulary = metadata.get("vocabulary") or ()
         said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
+        if len(records) < enough:
+            few.append(f"{name}: {len(records)} images {advice}, at least {enough}")
         files = {os.path.abspath(record["file_name"]) for record in records}
         if both := files & earlier:
             said.append(f"{name}: {len(both)} of these images are trained on, too")
@@ -454,7 +461,7 @@ def check_data(names: Sequence[str]) -> list[str]:
             if others := len(content["annotations"]) - objects:
                 why = "crowds, or boxes outside of their images or narrower than a pixel"
                 said.append(f"{name}: {others} annotations are left out: {why}")
-    return said
+    return said + few
 
 
 def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:

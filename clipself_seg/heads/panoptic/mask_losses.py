@@ -14,14 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.runtime import QUEUES
 from clipself_seg.heads.distillation_losses import of_all_processes
-from clipself_seg.heads.maps import mean_over_processes
+from clipself_seg.heads.maps import mean_over_processes, several_processes
 
 # Indices of queries and of the targets that they are matched with.
 Match = tuple[Tensor, Tensor]
@@ -331,6 +330,6 @@ def caption_lengths(captions: Sequence[Sequence[str]], device: torch.device) -> 
         device: device of the model, through which several processes communicate, and wait for each other.
     """
     own = torch.tensor([len(words) for words in captions])
-    if not (dist.is_available() and dist.is_initialized()):
+    if not several_processes():
         return own
     return of_all_processes(own.to(device, non_blocking=QUEUES)).cpu()

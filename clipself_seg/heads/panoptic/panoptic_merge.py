@@ -143,8 +143,8 @@ def merge_panoptic(
 
     Returns:
         Segment ids (H, W) int64, 0 where there is no segment, and a dict for each segment: "id" (from
-        1), "isthing" (bool), "category_id" (in [0, K)) and "score", the highest class probability of its
-        queries.
+        1), "isthing" (bool), "category_id" (in [0, K)), "score", the highest class probability of its
+        queries, and "queries", their places in `probs`.
 
     Raises:
         FloatingPointError: a probability or a deciding mask is not finite.
@@ -163,6 +163,9 @@ def merge_panoptic(
     winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept, sizes)
     own = [int(labels[query]) for query in order], [scores[query] for query in order]
     segment_of, segments = _segments(*own, areas, thing_ids, overlap_threshold)
+    for query, segment in zip(order, segment_of):
+        if segment:
+            segments[segment - 1]["queries"].append(query)
     ids = constant(segment_of, winner)[winner] * drawn
     return ids.view(size), segments
 
@@ -196,7 +199,8 @@ def _segments(
             segment["score"] = max(segment["score"], score)
             continue
         own = len(segments) + 1
-        segments.append({"id": own, "isthing": isthing, "category_id": label, "score": score})
+        segment = {"id": own, "isthing": isthing, "category_id": label, "score": score}
+        segments.append(segment | {"queries": []})
         segment_of[query] = own
         if not isthing:
             stuff[label] = own

@@ -204,21 +204,25 @@ def make_outputs(
             "sem_seg" (K, H, W).
 
     Returns:
-        Name of a fusion -> its outputs.
+        Name of a fusion -> its outputs; of masks that came without scores also the best score and class of each,
+        "mask_scores" and "mask_classes" (Q,).
     """
+    outputs: dict[str, Outputs] = {name: {} for name in probs}
+    if isinstance(source, UnnamedMasks):
+        for name, (_, own) in probs.items():
+            outputs[name]["mask_scores"], outputs[name]["mask_classes"] = own[:, :-1].max(dim=1)
     sizes = (source.canvas, source.image_size, size)
     mask_logits = source.mask_logits
     thresholds = (settings.object_threshold, settings.overlap_threshold)
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
     if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
-        return {
-            name: {"panoptic_seg": merge_panoptic(own, mask_logits, things, *thresholds, sizes)}
-            for name, (_, own) in probs.items()
-        }
-    outputs = dict[str, Outputs]()
+        for name, (_, own) in probs.items():
+            merged = merge_panoptic(own, mask_logits, things, *thresholds, sizes)
+            outputs[name]["panoptic_seg"] = merged
+        return outputs
     masks = None
     for name, (fusion, own) in probs.items():
-        made = outputs[name] = {}
+        made = outputs[name]
         if labels and set(fusion.tasks) == {"semantic"} and not settings.masks_first:
             made["sem_seg_labels"] = canvas_labels(own, mask_logits, *sizes)
             continue

@@ -81,7 +81,7 @@ def test_the_protocol(tmp_path, datasets, caplog):
         "features": "token",
         "rule": "mean over classes, each among all classes",
     }
-    assert caplog.text.count(f"Protocol of {NAME}: words") == 2
+    assert caplog.text.count(f"Protocol of {NAME}: words") == 1
 
 
 def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_model_as_it_was(

@@ -270,7 +270,10 @@ def read_tree(path: Path) -> Tree:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.load(text, Loader=YAML_LOADER)
+        try:
+            tree = yaml.load(text, Loader=YAML_LOADER)
+        except yaml.YAMLError:
+            tree = yaml.safe_load(text)  # its errors show the line and the character
     except (RecursionError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         deep = isinstance(error, RecursionError)
         reason = "brackets in it are too deep" if deep else " ".join(str(error).split())

@@ -40,23 +40,7 @@ from clipself_seg.clip.templates import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.heads.distillation_losses import (
-    Average,
-    coherence_loss,
-    concept_contrast,
-    context_loss,
-    cosine_distance,
-    cosine_similarities,
-    federated_bce,
-    federated_nouns,
-    info_nce_loss,
-    loss_count,
-    noun_cross_entropy,
-    noun_logits,
-    region_mean,
-    spatial_correlation_loss,
-    teacher_divergence,
-)
+from clipself_seg.heads import distillation_losses as losses
 from clipself_seg.heads.maps import mean_over_processes
 from clipself_seg.models.timm_backbone import TimmBackbone
 from clipself_seg.registry import Registry
@@ -94,7 +78,7 @@ class Step:
     student: VisionLanguageBackbone
     teacher: VisionLanguageBackbone
     precision: torch.dtype | None
-    average: Average
+    average: losses.Average
     synchronised: bool
     region_count: Tensor | None = None
     reads: Sequence[str] = (DENSE,)
@@ -179,11 +163,11 @@ class Step:
     def region_mean(self, values_R: Tensor) -> Tensor:
         """Mean of a value of each region as ``MODEL.CLIPSELF.LOSS_AVERAGE`` says, over all processes."""
         counts = [len(sample["boxes"]) for sample in self.samples]
-        return region_mean(values_R, counts, self.average, self.region_count)
+        return losses.region_mean(values_R, counts, self.average, self.region_count)
 
 
 def count_over_processes(
-    samples: Sequence[Sample], average: Average, device: torch.device
+    samples: Sequence[Sample], average: losses.Average, device: torch.device
 ) -> Tensor | None:
     """Mean over the processes of `loss_count`, so that the mean of their losses is the whole batch's.
 
@@ -191,7 +175,7 @@ def count_over_processes(
     """
     if comm.get_world_size() == 1 or "boxes" not in samples[0]:
         return None
-    count = loss_count([len(sample["boxes"]) for sample in samples], average)
+    count = losses.loss_count([len(sample["boxes"]) for sample in samples], average)
     mean = mean_over_processes(torch.full((), float(count), device=device))
     return mean.clamp(min=1 / comm.get_world_size())  # 0 regions have a loss of 0
 
@@ -309,20 +293,24 @@ def _tokens(maps_BDhw: Tensor) -> Tensor:
 @enter_objective("CROPS", loss="loss_clipself")
 def _crops_of_teacher(step: Step, objectives: WeightedObjectives) -> Tensor:
     """Mean cosine distance of regions and crops over regions or images, in [0, 2] (CLIPSelf, equation 1)."""
-    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
+    return step.region_mean(losses.cosine_distance(step.student_RE, step.teacher_RE))
 
 
 @enter_objective("CONTEXT", ())
 def _context(step: Step, objectives: WeightedObjectives) -> Tensor:
-    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in objectives.context]
+    similarities = [
+        losses.cosine_similarities(_tokens(step.maps[name])) for name in objectives.context
+    ]
     mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
-    return context_loss(mean_BNN, step.once(objectives.similarities), step.once(valid_cells)).mean()
+    return losses.context_loss(
+        mean_BNN, step.once(objectives.similarities), step.once(valid_cells)
+    ).mean()
 
 
 @enter_objective("COHERENCE")
 def _coherence(step: Step, objectives: WeightedObjectives) -> Tensor:
-    own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
-    return coherence_loss(
+    own_BNN = losses.cosine_similarities(_tokens(step.dense_BEhw))
+    return losses.coherence_loss(
         own_BNN, step.once(objectives.similarities), step.once(valid_cells)
     ).mean()
 
@@ -331,7 +319,7 @@ def _coherence(step: Step, objectives: WeightedObjectives) -> Tensor:
 def _spatial(step: Step, objectives: WeightedObjectives) -> Tensor:
     own_BNE = _tokens(step.dense_BEhw)
     target_BNE = step.once(objectives.tokens)
-    return spatial_correlation_loss(own_BNE, target_BNE, step.once(valid_cells)).mean()
+    return losses.spatial_correlation_loss(own_BNE, target_BNE, step.once(valid_cells)).mean()
 
 
 @enter_objective("WHOLE_IMAGES", (IMAGE,))
@@ -344,7 +332,7 @@ def _whole_images(step: Step, objectives: WeightedObjectives) -> Tensor:
         own_BE = step.student.embed_images(images)
         with torch.no_grad():
             teacher_BE = step.teacher.embed_images(images)
-    return cosine_distance(own_BE, teacher_BE).mean()
+    return losses.cosine_distance(own_BE, teacher_BE).mean()
 
 
 @enter_objective("OWN_CROPS", (IMAGE,))
@@ -352,7 +340,7 @@ def _own_crops(step: Step, objectives: WeightedObjectives) -> Tensor:
     """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
     with step.in_precision():
         own_RE = step.student.embed_images(step.crops)
-    return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
+    return step.region_mean(losses.cosine_distance(own_RE, step.teacher_RE))
 
 
 class WeightedObjectives:
@@ -401,7 +389,7 @@ class WeightedObjectives:
 
     def similarities(self, step: Step) -> Tensor:
         """Cosine similarities (B, N, N) of the teacher's tokens."""
-        return cosine_similarities(step.once(self.tokens))
+        return losses.cosine_similarities(step.once(self.tokens))
 
 
 TextLoss = Literal["bce", "softmax", "regionclip"]
@@ -447,11 +435,11 @@ class RegionText:
         if self.loss == "regionclip":
             return self._regionclip(step, on_device_R)
         if self.loss == "softmax":
-            each_R = noun_cross_entropy(self._logits(step, step.student_RE), on_device_R)
+            each_R = losses.noun_cross_entropy(self._logits(step, step.student_RE), on_device_R)
         else:
             # Copied before the forward pass of the student, which the copy would wait for on a GPU.
             nouns_F = self._compared(labels_R, step).to(step.device, non_blocking=QUEUES)
-            each_R = federated_bce(self._logits(step, step.student_RE), on_device_R, nouns_F)
+            each_R = losses.federated_bce(self._logits(step, step.student_RE), on_device_R, nouns_F)
         return {"loss_texts": step.region_mean(each_R)}
 
     def _compared(self, labels_R: Tensor, step: Step) -> Tensor:
@@ -459,20 +447,22 @@ class RegionText:
         assert self.nouns_KE is not None
         rng = np.random.default_rng((self.seed, step.samples[0]["iteration"]))
         count = len(self.nouns_KE)
-        return torch.from_numpy(federated_nouns(labels_R.numpy(), count, self.negatives, rng))
+        return torch.from_numpy(
+            losses.federated_nouns(labels_R.numpy(), count, self.negatives, rng)
+        )
 
     def _regionclip(self, step: Step, labels_R: Tensor) -> dict[str, Tensor]:
         logits_RK = self._logits(step, step.student_RE)
         teacher_RK = self._logits(step, step.teacher_RE)
         return {
-            "loss_concepts": step.region_mean(concept_contrast(logits_RK, labels_R)),
-            "loss_teacher": step.region_mean(teacher_divergence(logits_RK, teacher_RK)),
+            "loss_concepts": step.region_mean(losses.concept_contrast(logits_RK, labels_R)),
+            "loss_teacher": step.region_mean(losses.teacher_divergence(logits_RK, teacher_RK)),
             "loss_image_text": self._image_text(step),
         }
 
     def _logits(self, step: Step, regions_RE: Tensor) -> Tensor:
         assert self.nouns_KE is not None
-        return noun_logits(regions_RE, self.nouns_KE, step.teacher.logit_scale.exp())
+        return losses.noun_logits(regions_RE, self.nouns_KE, step.teacher.logit_scale.exp())
 
     def _image_text(self, step: Step) -> Tensor:
         """Contrast of whole images, read as one region each, with their captions over all processes."""
@@ -487,7 +477,7 @@ def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:
         texts_BE = teacher.encode_text(captions)
     scale = teacher.logit_scale.exp()
     tokens_BL = teacher.tokenize(captions)
-    return info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
+    return losses.info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
 
 
 class CaptionContrast(Target):

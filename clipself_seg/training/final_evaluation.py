@@ -17,15 +17,7 @@ from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.evaluation.evaluation_base import Evaluation, Results
 from clipself_seg.models.model_protocols import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
-from clipself_seg.training.mixing import (
-    Rows,
-    as_json,
-    forgetting_table,
-    knee_of,
-    means_of,
-    mixed,
-    split_of,
-)
+from clipself_seg.training import mixing as mixtures
 
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
@@ -69,7 +61,7 @@ class RunOutputs:
         evaluation: Evaluation[Any, Any],
         model: Model,
         results: Results,
-        rows: Rows | None = None,
+        rows: mixtures.Rows | None = None,
     ) -> None:
         """Writes numbers with their provenance, in the main process.
 
@@ -99,7 +91,7 @@ class RunOutputs:
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting
         protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
-        mixing = {"mixing": as_json(rows)} if rows else {}
+        mixing = {"mixing": mixtures.as_json(rows)} if rows else {}
         path = self.file(RESULTS_FILE)
         write_results(path, results, metadata, protocols, **mixing)
         logger.info("results written to %s", path)
@@ -125,28 +117,28 @@ def evaluate_run(
     """
     write = functools.partial(outputs.write, evaluation, model)
     results = evaluation(model, write)
-    rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
-    for fraction in fractions[1:] if means_of(rows[1.0]) else ():
+    rows = {1.0: {name: mixtures.split_of(numbers) for name, numbers in results.items()}}
+    for fraction in fractions[1:] if mixtures.means_of(rows[1.0]) else ():
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
         folder = outputs.file("mixing") / f"{fraction:g}"
         own = RunOutputs(outputs.cfg, folder, outputs.iterations, fraction)
         part = evaluation.changed(output_dir=folder, silent=True)
-        with mixed(model, start, fraction):
+        with mixtures.mixed(model, start, fraction):
             mixture = part(model, functools.partial(own.write, part, model))
-        rows[fraction] = {name: split_of(numbers) for name, numbers in mixture.items()}
+        rows[fraction] = {name: mixtures.split_of(numbers) for name, numbers in mixture.items()}
     if fractions and len(rows) == 1:
         logger.warning(NO_NUMBERS)
     if len(rows) == 1 or not comm.is_main_process():
         return results
     write(results, rows)
-    knee = knee_of(rows)
+    knee = mixtures.knee_of(rows)
     best = NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
     if knee in (0, 1):
         best += f". No mixture is better than the {'end' if knee else 'start'}: none is written"
-    logger.info("%s:\n%s\n%s", TITLE, forgetting_table(rows), best)
+    logger.info("%s:\n%s\n%s", TITLE, mixtures.forgetting_table(rows), best)
     if knee is not None and 0 < knee < 1:
         path = outputs.folder / "model_mixed.pth"
-        with mixed(model, start, knee):
+        with mixtures.mixed(model, start, knee):
             cast(TrainableModel, model).export(path)
         logger.info("weights of the knee, %g, written to %s", knee, path)
     return results

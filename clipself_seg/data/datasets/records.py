@@ -28,19 +28,7 @@ from detectron2.structures import BoxMode
 
 from clipself_seg.data import annotations as coco
 from clipself_seg.data.annotations import Record, RegionText
-from clipself_seg.data.datasets.table import (
-    DATASETS,
-    IGNORE_LABEL,
-    REGISTERED,
-    ROOTS,
-    SHIPPED,
-    CocoSet,
-    DataSet,
-    DetectionSet,
-    ImageSet,
-    PanopticSet,
-    SemSegSet,
-)
+from clipself_seg.data.datasets import table
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError, MissingFiles, known, nearest
@@ -49,7 +37,7 @@ from clipself_seg.memory import no_collection
 
 logger = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind", bound=DataSet)
+Kind = TypeVar("Kind", bound=table.DataSet)
 RegionSource = Literal["grid", "proposals"]
 
 IMAGE_SUFFIX = ".jpg"
@@ -63,7 +51,7 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     Raises:
         InputError: the data set is unknown or of another kind, or its metadata lacks an entry.
     """
-    entry = DATASETS.get(name)
+    entry = table.DATASETS.get(name)
     if isinstance(entry, kind):
         return entry
     known_elsewhere = entry is None and name in DatasetCatalog.list()
@@ -71,12 +59,15 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     if classes := _registered_classes(name, metadata, kind):
         metadata["vocabulary"] = classes
     panoptic = bool(metadata.get("panoptic_json"))
-    fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
+    fits = {
+        table.PanopticSet: panoptic,
+        table.DetectionSet: bool(metadata.get("json_file")) and not panoptic,
+    }
     if not fits.get(kind, known_elsewhere):
-        names = [other for other, files in DATASETS.items() if isinstance(files, kind)]
+        names = [other for other, files in table.DATASETS.items() if isinstance(files, kind)]
         if name not in DatasetCatalog.list():
             # Those that a user registered are not in the table.
-            names += {*DatasetCatalog.list()} - {*DATASETS}
+            names += {*DatasetCatalog.list()} - {*table.DATASETS}
         hint = f"{nearest(name, names)}{OR_IMPORT}"
         if known_elsewhere:
             hint = (
@@ -90,8 +81,8 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     labels = set((given.get("label_values") or {}).values())
     if given.get("ignore_label") in labels:
         # It is a value of the maps, such as 0, where classes count from 0, too.
-        given["ignore_label"] = min({IGNORE_LABEL, 65535} - labels)
-    return kind(root=REGISTERED, **{"images": "", "annotations": ""} | given)
+        given["ignore_label"] = min({table.IGNORE_LABEL, 65535} - labels)
+    return kind(root=table.REGISTERED, **{"images": "", "annotations": ""} | given)
 
 
 def _require_stated(name: str, key: str, value: object) -> None:
@@ -103,20 +94,20 @@ def _require_stated(name: str, key: str, value: object) -> None:
 
 
 def _registered_classes(
-    name: str, metadata: Mapping[str, Any], kind: type[DataSet]
+    name: str, metadata: Mapping[str, Any], kind: type[table.DataSet]
 ) -> NamedVocabulary | None:
     """Classes of a data set in Detectron2's catalogue, by its metadata; None where that has none.
 
     They are "vocabulary", or the lists of names that Detectron2's own evaluators read. In a semantic data set a class
     is numbered by its place, in one with boxes by "thing_dataset_id_to_contiguous_id".
     """
-    keys = ("stuff_classes", "classes") if kind is SemSegSet else ("thing_classes",)
+    keys = ("stuff_classes", "classes") if kind is table.SemSegSet else ("thing_classes",)
     names = next((metadata[key] for key in keys if metadata.get(key)), None)
-    if metadata.get("vocabulary") or not names or kind is PanopticSet:
+    if metadata.get("vocabulary") or not names or kind is table.PanopticSet:
         return metadata.get("vocabulary")
     origin = f'the classes of data set "{name}"'
     listed = Vocabulary.of(list(names), name=name, origin=origin, repeats=True)
-    if kind is SemSegSet:
+    if kind is table.SemSegSet:
         return listed
     ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
     numbers = {index: number for number, index in ids.items()}
@@ -124,7 +115,7 @@ def _registered_classes(
     return replace(listed, classes=tuple(numbered))
 
 
-def find_annotated(name: str, *contents: str) -> DataSet:
+def find_annotated(name: str, *contents: str) -> table.DataSet:
     """Entry of a data set of any kind that has an annotation file, for distillation and regions.
 
     Args:
@@ -134,16 +125,16 @@ def find_annotated(name: str, *contents: str) -> DataSet:
     Raises:
         InputError: the data set is unknown, or has no such file or annotations.
     """
-    entry = DATASETS.get(name)
-    if entry is None or isinstance(entry, SemSegSet):
+    entry = table.DATASETS.get(name)
+    if entry is None or isinstance(entry, table.SemSegSet):
         known(name, DatasetCatalog.list(), "data set", hint=OR_IMPORT)
         metadata = MetadataCatalog.get(name).as_dict()
         panoptic = metadata.get("panoptic_json")
         annotations: Any = panoptic or metadata.get("json_file")
         _require_stated(name, "image_root", metadata.get("image_root"))
         _require_stated(name, "json_file", annotations)
-        entry = CocoSet(
-            root=REGISTERED,
+        entry = table.CocoSet(
+            root=table.REGISTERED,
             images=metadata["image_root"],
             annotations=annotations,
             panoptic_root=metadata.get("panoptic_root", "") if panoptic else "",
@@ -151,8 +142,8 @@ def find_annotated(name: str, *contents: str) -> DataSet:
         )
     content = _content(entry)
     if content and contents and content not in contents:
-        of_regions = [n for n, e in DATASETS.items() if isinstance(e, CocoSet)]
-        suited = [n for n in of_regions if _content(DATASETS[n]) in contents]
+        of_regions = [n for n, e in table.DATASETS.items() if isinstance(e, table.CocoSet)]
+        suited = [n for n in of_regions if _content(table.DATASETS[n]) in contents]
         reads = " or ".join(contents)
         raise InputError(
             f'data set "{name}" has {content}, and {reads} are read here: {nearest(name, suited)}'
@@ -160,7 +151,7 @@ def find_annotated(name: str, *contents: str) -> DataSet:
     return entry
 
 
-def train_vocabulary_name(cfg: CfgNode, kind: type[DataSet]) -> NamedVocabulary:
+def train_vocabulary_name(cfg: CfgNode, kind: type[table.DataSet]) -> NamedVocabulary:
     """The class list whose classes count as seen by a model that trains on data sets of a kind, or its name.
 
     It is TEST.TRAIN_VOCABULARY, else the vocabulary of the first training data set, else "".
@@ -171,11 +162,11 @@ def train_vocabulary_name(cfg: CfgNode, kind: type[DataSet]) -> NamedVocabulary:
     return find_dataset(cfg.DATASETS.TRAIN[0], kind).vocabulary
 
 
-def _content(entry: DataSet) -> str:
+def _content(entry: table.DataSet) -> str:
     """Plural noun for the annotations of a data set of the table; of a registered one "segments" or ""."""
     if entry.panoptic_root:
         return "segments"
-    if entry.root is REGISTERED or not isinstance(entry, CocoSet):
+    if entry.root is table.REGISTERED or not isinstance(entry, table.CocoSet):
         return ""
     return "classes" if entry.evaluator else entry.content
 
@@ -183,7 +174,7 @@ def _content(entry: DataSet) -> str:
 def require_files(name: str, entry: Kind, tasks: Collection[str] = (), otherwise: str = "") -> Kind:
     """Refuses a data set of which a file or folder that is read is missing, and says what to do, or `otherwise`."""
     for need in entry.needed(tasks):
-        if not need.relative and entry.root is REGISTERED:
+        if not need.relative and entry.root is table.REGISTERED:
             _require_stated(name, need.key, "")
         if not need.relative:
             raise InputError(f'data set "{name}" has no files for "{need.task}": do without')
@@ -193,7 +184,7 @@ def require_files(name: str, entry: Kind, tasks: Collection[str] = (), otherwise
                 f'data set "{name}": {path} is missing; {entry.advice(need.command)}{otherwise}'
             )
     if entry.root.shipped:
-        _log_once(f"data: {SHIPPED}, are read")
+        _log_once(f"data: {table.SHIPPED}, are read")
     return entry
 
 
@@ -202,7 +193,7 @@ def _log_once(text: str) -> None:
     logger.info(text)
 
 
-def annotated_dataset(name: str, *contents: str) -> DataSet:
+def annotated_dataset(name: str, *contents: str) -> table.DataSet:
     """Result of `find_annotated`, whose files are there.
 
     Raises:
@@ -281,7 +272,7 @@ def region_records(name: str) -> tuple[Vocabulary, list[Record]]:
     return vocabulary, _panoptic_records(entry, vocabulary)
 
 
-def _panoptic_records(entry: DataSet, vocabulary: Vocabulary) -> list[Record]:
+def _panoptic_records(entry: table.DataSet, vocabulary: Vocabulary) -> list[Record]:
     """Records with segments, once it is known that the vocabulary has all their categories."""
     json_file = entry.path(entry.annotations)
     pngs = entry.path(entry.panoptic_root)
@@ -306,8 +297,8 @@ def sem_seg_records(name: str) -> list[Record]:
     Raises:
         InputError: as `find_dataset`; files are missing (the message names the command that prepares them).
     """
-    entry = require_files(name, find_dataset(name, SemSegSet))
-    if entry.root is not REGISTERED:
+    entry = require_files(name, find_dataset(name, table.SemSegSet))
+    if entry.root is not table.REGISTERED:
         return pair_files(name, entry)
     try:
         records: list[Record] = list(DatasetCatalog.get(name))
@@ -329,7 +320,7 @@ def sem_seg_records(name: str) -> list[Record]:
     )
 
 
-def pair_files(name: str, entry: SemSegSet) -> list[Record]:
+def pair_files(name: str, entry: table.SemSegSet) -> list[Record]:
     """Images of a data set that have a label map, sorted by file name.
 
     Images without a map and maps without an image are left out, with a logged count.
@@ -367,12 +358,12 @@ def pair_files(name: str, entry: SemSegSet) -> list[Record]:
     ]
 
 
-def _values_of(entry: SemSegSet) -> Record:
+def _values_of(entry: table.SemSegSet) -> Record:
     """The entry of a record about the values of its label map, where they are not labels."""
     return {} if entry.label_values is None else {"label_values": entry.label_values}
 
 
-def files_by_stem(entry: SemSegSet) -> tuple[dict[str, str], dict[str, str]]:
+def files_by_stem(entry: table.SemSegSet) -> tuple[dict[str, str], dict[str, str]]:
     """Paths by stem of all images and of all label maps; empty where there is no such folder."""
     return (
         _files_with(entry.path(entry.images), IMAGE_SUFFIX),
@@ -411,7 +402,7 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
         InputError: as `find_dataset`; files are missing (the message names the command that writes them)
             or broken; a category that the vocabulary does not have.
     """
-    entry = require_files(name, find_dataset(name, PanopticSet), tasks)
+    entry = require_files(name, find_dataset(name, table.PanopticSet), tasks)
     records = _panoptic_records(entry, Vocabulary.load(entry.vocabulary))
     phrases = coco.read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
     images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
@@ -457,11 +448,11 @@ def detection_records(
         InputError: as `find_dataset`; files are missing (the message names the command that writes them)
             or broken; in training, annotations of classes that are not base.
     """
-    entry = require_files(name, find_dataset(name, DetectionSet))
+    entry = require_files(name, find_dataset(name, table.DetectionSet))
     path = entry.path(entry.annotations)
     vocabulary = Vocabulary.load(entry.vocabulary)
     content = coco.read_coco_json(path)
-    if entry.root is REGISTERED:
+    if entry.root is table.REGISTERED:
         coco.require_same_classes(content, vocabulary, path)
     index_of = coco.category_indices(content, vocabulary, path, entry.by_order)
     if training or entry.evaluator is None:
@@ -477,7 +468,7 @@ def detection_records(
         masks=masks,
         min_side=TRAINING_MIN_SIDE if training else 1,
         # LVIS's URLs say train2017 or val2017, which a "file_name" that others added does not.
-        by_url=entry.root is ROOTS["LVIS"],
+        by_url=entry.root is table.ROOTS["LVIS"],
     )
     if not training:
         return records
@@ -490,7 +481,7 @@ def detection_records(
 
 def is_of_whole_images(name: str) -> bool:
     """True for a data set of whole images, as its evaluator_type in Detectron2's catalogue says."""
-    return MetadataCatalog.get(name).get("evaluator_type") == ImageSet.evaluator
+    return MetadataCatalog.get(name).get("evaluator_type") == table.ImageSet.evaluator
 
 
 def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
@@ -509,7 +500,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
     """
     from torchvision.datasets.folder import find_classes, make_dataset
 
-    entry = require_files(name, find_dataset(name, ImageSet))
+    entry = require_files(name, find_dataset(name, table.ImageSet))
     root = entry.path(entry.images)
 
     def counts(file: str) -> bool:
@@ -547,7 +538,7 @@ def _named_after(folders: Sequence[str], name: str) -> Vocabulary:
 
 
 @no_collection()
-def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
+def standard_records(name: str, kind: type[table.DataSet] = table.DataSet) -> list[Record]:
     """Records of a data set in Detectron2's standard, for its tools and the mappers of others.
 
     Args:
@@ -559,21 +550,21 @@ def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
     Raises:
         InputError: as the function that reads the task's records.
     """
-    match DATASETS[name] if name in DATASETS else find_dataset(name, kind):
-        case ImageSet():
+    match table.DATASETS[name] if name in table.DATASETS else find_dataset(name, kind):
+        case table.ImageSet():
             return whole_image_records(name)[1]
-        case SemSegSet():
+        case table.SemSegSet():
             return sem_seg_records(name)
-        case PanopticSet(vocabulary=vocabulary):
+        case table.PanopticSet(vocabulary=vocabulary):
             return _standard_segments(panoptic_set_records(name), Vocabulary.load(vocabulary))
-        case DetectionSet():
+        case table.DetectionSet():
             records = detection_records(name, masks=None)
             for record in records:
                 record["annotations"] = [_standard_object(entry) for entry in record["annotations"]]
             return records
-        case CocoSet(content="nouns"):
+        case table.CocoSet(content="nouns"):
             return region_text_records([name]).records
-        case CocoSet(content="captions"):
+        case table.CocoSet(content="captions"):
             return _read(name, coco.caption_records)
     entry = annotated_dataset(name)
     paths = (entry.path(entry.annotations), entry.path(entry.images))
@@ -609,7 +600,7 @@ def _standard_object(entry: Record) -> Record:
 def register_datasets() -> None:
     """Adds the table to Detectron2's catalogue, except for names that it has already."""
     known = set(DatasetCatalog.list())
-    for name, entry in DATASETS.items():
+    for name, entry in table.DATASETS.items():
         if name not in known:
             DatasetCatalog.register(name, functools.partial(standard_records, name))
             MetadataCatalog.get(name).set(**entry.metadata())

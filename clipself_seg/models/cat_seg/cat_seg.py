@@ -37,6 +37,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg import cost_aggregator
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.windows import WindowLayout, resize, segmentation
+from clipself_seg.models import model_protocols
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.cat_seg.cat_seg_config import (
     GUIDES,
@@ -47,15 +48,6 @@ from clipself_seg.models.cat_seg.cat_seg_config import (
     training_config,
 )
 from clipself_seg.models.model_base import ModelBase, chosen_classes, save_atomically, sizes_of
-from clipself_seg.models.model_protocols import (
-    FIRST_NAME,
-    MEAN_OF_NAMES,
-    MIRRORED,
-    Classes,
-    Group,
-    Memory,
-    Reading,
-)
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
 
@@ -74,7 +66,7 @@ class CATSeg(ModelBase):
     """
 
     purpose = "open-vocabulary semantic segmentation (CAT-Seg)"
-    memory = Memory(weights=(0.9, 2.4), step=(2.4, 3.3), recomputed=(2.0, 2.0))
+    memory = model_protocols.Memory(weights=(0.9, 2.4), step=(2.4, 3.3), recomputed=(2.0, 2.0))
 
     @configurable
     def __init__(
@@ -164,7 +156,7 @@ class CATSeg(ModelBase):
 
     def classes_of(
         self, words: Words, seen: np.ndarray | None = None, all_synonyms: bool | None = None
-    ) -> Classes:
+    ) -> model_protocols.Classes:
         """Reads and checks class names, see `ModelBase.classes_of`.
 
         Args:
@@ -187,19 +179,20 @@ class CATSeg(ModelBase):
                 "; ".join(twice),
                 "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
-        return Classes(names, seen=seen, examples=words.examples)
+        return model_protocols.Classes(names, seen=seen, examples=words.examples)
 
-    def reading(self) -> Reading:
+    def reading(self) -> model_protocols.Reading:
         """Describes the way from names and images to scores, for the protocol of the numbers."""
         layout = self.layout
         windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
-        return Reading(
-            f"{MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME} (of CAT-Seg's entry, where there is one)",
+        mean, first = model_protocols.MEAN_OF_NAMES, model_protocols.FIRST_NAME
+        return model_protocols.Reading(
+            f"{mean if self.all_synonyms else first} (of CAT-Seg's entry, where there is one)",
             templates_text(self.texts.templates),
             windows if self.evaluation.sliding else "none",
             features=self.clip.visual.description(),
             size=f"read at {self.clip_size} x {self.clip_size} px"
-            + (f"; {MIRRORED}" if self.evaluation.flip else ""),
+            + (f"; {model_protocols.MIRRORED}" if self.evaluation.flip else ""),
             precision=self.evaluation.precision,
         )
 
@@ -229,7 +222,7 @@ class CATSeg(ModelBase):
         if others:
             self._start = *frozen_copy(self), others
 
-    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+    def optimizer_groups(self, solver: CfgNode) -> list[model_protocols.Group]:
         """Parameter groups: CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and
         embeddings have weight decays of their own, all others, biases and padding tokens too, the common one.
         """
@@ -245,7 +238,11 @@ class CATSeg(ModelBase):
         )
 
     def forward(
-        self, samples: Sequence[Sample], *, classes: Classes | None = None, output: str = "scores"
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: model_protocols.Classes | None = None,
+        output: str = "scores",
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training, a segmentation for each image in evaluation.
 
@@ -304,7 +301,9 @@ class CATSeg(ModelBase):
             losses["loss_preserved"] = settings.preservation * divergence
         return losses
 
-    def window_logits(self, windows: Tensor, classes: Classes | None = None) -> Tensor:
+    def window_logits(
+        self, windows: Tensor, classes: model_protocols.Classes | None = None
+    ) -> Tensor:
         """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid, in training's precision.
 
         Classes that a window leaves out have -100.
@@ -364,7 +363,7 @@ class CATSeg(ModelBase):
         ]
 
     def _segment(
-        self, samples: Sequence[Sample], classes: Classes, output: str
+        self, samples: Sequence[Sample], classes: model_protocols.Classes, output: str
     ) -> list[dict[str, Tensor]]:
         """Results of images whose views pass CLIP together; a sample with classes of its own comes alone."""
         images = on_device(samples, "image", self.device)

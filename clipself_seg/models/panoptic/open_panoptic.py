@@ -30,16 +30,8 @@ from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import class_logits, only_classes
+from clipself_seg.models import model_protocols
 from clipself_seg.models.model_base import ModelBase, save_atomically, sizes_of
-from clipself_seg.models.model_protocols import (
-    BEST_OF_NAMES,
-    MIRRORED,
-    Classes,
-    Group,
-    Memory,
-    Outputs,
-    Reading,
-)
 from clipself_seg.models.panoptic import panoptic_checkpoint
 from clipself_seg.models.panoptic.mask_sources import MaskSource
 from clipself_seg.models.panoptic.panoptic_config import panoptic_parts
@@ -63,7 +55,7 @@ class OpenPanoptic(ModelBase):
 
     purpose = "open-vocabulary panoptic segmentation (ODISE's method)"
     epochs = 30
-    memory = Memory(weights=(1.2, 1.5), step=(4.9, 5.0), recomputed=(4.9, 5.0))
+    memory = model_protocols.Memory(weights=(1.2, 1.5), step=(4.9, 5.0), recomputed=(4.9, 5.0))
 
     @configurable
     def __init__(
@@ -144,7 +136,7 @@ class OpenPanoptic(ModelBase):
     def stays_frozen(self) -> Iterable[nn.Module]:
         return self.clip, self.branch_clip
 
-    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
+    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> model_protocols.Classes:
         """Reads and checks class names, and sets nothing; classes that are not marked as stuff are things.
 
         Args:
@@ -160,7 +152,7 @@ class OpenPanoptic(ModelBase):
         for bank in (self.branch_bank, *self.masks.banks):
             check_lengths(bank.clip, names, bank.templates)
         things = tuple(i for i, entry in enumerate(words.classes) if entry.isthing is not False)
-        return Classes(names, things, seen, words.examples)
+        return model_protocols.Classes(names, things, seen, words.examples)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Gives the training vocabulary.
@@ -172,7 +164,7 @@ class OpenPanoptic(ModelBase):
         self.set_vocabulary(self.training_vocabulary(vocabulary))
         masks.untrained = None
 
-    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+    def optimizer_groups(self, solver: CfgNode) -> list[model_protocols.Group]:
         """Parameter groups, those of the mask generator's authors: `GROUPS` or `pmts_groups` of `panoptic_config`."""
         return self.masks.require_generator().groups(self, solver)
 
@@ -196,9 +188,9 @@ class OpenPanoptic(ModelBase):
         self,
         samples: Sequence[Sample],
         *,
-        classes: Classes | None = None,
+        classes: model_protocols.Classes | None = None,
         fusions: Mapping[str, Fusion] | None = None,
-    ) -> dict[str, Tensor] | list[Outputs]:
+    ) -> dict[str, Tensor] | list[model_protocols.Outputs]:
         """Losses in training, outputs for each image in evaluation.
 
         Args:
@@ -220,14 +212,16 @@ class OpenPanoptic(ModelBase):
         classes = self.given_classes(classes)
         if self.training:
             return self.masks.require_generator().losses(samples, classes, self.device)
-        outputs = dict[int, Outputs]()
+        outputs = dict[int, model_protocols.Outputs]()
         with torch.no_grad():
             for place, masks in self.masks.masks_of(samples, classes, self.device):
                 outputs[place] = self.name_masks(samples[place], masks, fusions, classes)
         return [outputs[place] for place in range(len(samples))]
 
     @torch.no_grad()
-    def generate(self, sample: Sample, classes: Classes | None = None) -> GeneratorOutput:
+    def generate(
+        self, sample: Sample, classes: model_protocols.Classes | None = None
+    ) -> GeneratorOutput:
         """Masks of an image and the generator's scores of them.
 
         Args:
@@ -246,8 +240,8 @@ class OpenPanoptic(ModelBase):
         sample: Sample,
         masks: Masks,
         fusions: Mapping[str, Fusion] | None = None,
-        classes: Classes | None = None,
-    ) -> Outputs:
+        classes: model_protocols.Classes | None = None,
+    ) -> model_protocols.Outputs:
         """Outputs of `forward` for an image whose masks are there already.
 
         With `generate` the features of an image (`GeneratorOutput.backbone_map`), masks, names and segments come from
@@ -282,7 +276,7 @@ class OpenPanoptic(ModelBase):
         return {"fusions": made} if fusions else made["own"]
 
     def clip_scores(
-        self, sample: Sample, masks: Masks, classes: Classes | None = None
+        self, sample: Sample, masks: Masks, classes: model_protocols.Classes | None = None
     ) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see.
 
@@ -313,7 +307,7 @@ class OpenPanoptic(ModelBase):
         mean = torch.where((valid & seen)[:, None], (logits + others) / 2, logits)
         return torch.where((seen & ~valid)[:, None], others, mean), valid | seen
 
-    def branch_texts(self, classes: Classes | None = None) -> Tensor:
+    def branch_texts(self, classes: model_protocols.Classes | None = None) -> Tensor:
         """Embeddings (S, E), unit length, of all names of all classes for the CLIP branch."""
         classes = self.given_classes(classes)
         names = tuple((name,) for names in classes.names for name in names)
@@ -336,18 +330,18 @@ class OpenPanoptic(ModelBase):
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
         return "-".join(panoptic_checkpoint.frozen_hashes(self).values())
 
-    def reading(self) -> Reading:
+    def reading(self) -> model_protocols.Reading:
         """The model's way to read names and images, for the protocol of its numbers."""
         size = f"CLIP reads {self.branch.size_text()}"
         if not self.settings.masks_first:
             size += "; of semantic labels alone scores are resized, not masks"
         if self.flip:
-            size += f"; of CLIP's scores {MIRRORED}"
+            size += f"; of CLIP's scores {model_protocols.MIRRORED}"
         templates = f"{templates_text(self.branch_bank.templates)} for CLIP"
         for bank in self.masks.banks:
             templates += f", {templates_text(bank.templates)} for the generator"
-        return Reading(
-            BEST_OF_NAMES,
+        return model_protocols.Reading(
+            model_protocols.BEST_OF_NAMES,
             templates,
             background=self.masks.void_text(self.fusion.void_discount),
             features=self.branch.features_text(same_pass=bool(self.masks.branch_map)),

@@ -24,14 +24,8 @@ from clipself_seg.heads.panoptic.mask_losses import MaskCriterion
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.model_protocols import Group
 from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
+from clipself_seg.models.panoptic import mask_sources
 from clipself_seg.models.panoptic.mask_models import load_mask_model
-from clipself_seg.models.panoptic.mask_sources import (
-    Generated,
-    Given,
-    Groups,
-    MaskSource,
-    Predicted,
-)
 from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeSettings
 
 
@@ -53,7 +47,7 @@ def pmts_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
 
 
 # Value of MODEL.MASK_GENERATOR.VARIANT -> the optimiser's groups of the kind mask2former.
-GROUPS: dict[str, Groups] = {
+GROUPS: dict[str, mask_sources.Groups] = {
     "caption": norms_and_biases_apart,
     "label": norms_and_biases_apart,
     "fcclip": fcclips_groups,
@@ -100,7 +94,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
 
 def build_masks(
     cfg: CfgNode, clip: VisionLanguageBackbone, branch: ClipBranch, branch_bank: TextBank
-) -> MaskSource:
+) -> mask_sources.MaskSource:
     """Builds the source of masks.
 
     Args:
@@ -112,15 +106,15 @@ def build_masks(
     chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
     if chosen.SOURCE == "masks":
         if has_mask_model(chosen.OUTPUTS):
-            return Predicted(load_mask_model(chosen.OUTPUTS))
-        return Given(chosen.OUTPUTS)
+            return mask_sources.Predicted(load_mask_model(chosen.OUTPUTS))
+        return mask_sources.Given(chosen.OUTPUTS)
     backbone = build_source(cfg, clip)
     plain = chosen.KIND == "plain"
     generator = (build_plain_decoder if plain else build_generator)(cfg, clip, backbone)
     bank = branch_bank
     if generator.templates or branch.clip is not clip:
         bank = TextBank(clip, generator.templates or cfg.MODEL.CLIP_BRANCH.TEMPLATES)
-    return Generated(
+    return mask_sources.Generated(
         backbone=backbone,
         generator=generator,
         bank=bank,

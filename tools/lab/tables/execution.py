@@ -279,6 +279,7 @@ class _Progress:
     def _say(self, run: Run, what: str) -> None:
         minutes = (time.monotonic() - self.begin) / 60
         pace = minutes / self.expected if self.expected else 1 / self.at_once
-        left = f", about {pace * sum(self.left.values()):.0f} minutes left" if self.left else ""
+        waiting = sum(self.left.values())
+        left = f", about {pace * waiting:.0f} minutes left" if waiting else ""
         number = self.count - len(self.left)
         say(f"[{number}/{self.count}] {run.name} {what} ({minutes:.1f} minutes so far{left})")

@@ -12,7 +12,9 @@ from lab.tables.runs import COSTS, NAMED, Run, config_name, missing_data, resolv
 from lab.tables.table import RunOf, RunSpec, Table
 
 STEPS = {"SOLVER.MAX_ITER": "2", "TEST.EVAL_PERIOD": "0"}
-ONE_SENTENCE = {"TEST.REGIONS.TEMPLATES": "single"}  # a CPU would encode 63 of each name for half an hour
+ONE_SENTENCE = {
+    "TEST.REGIONS.TEMPLATES": "single"
+}  # a CPU would encode 63 of each name for half an hour
 PUBLISHED = "MODEL.WEIGHTS"  # a whole model, which random weights do not stand for
 
 

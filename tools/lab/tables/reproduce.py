@@ -153,7 +153,9 @@ class Reproduction:
             say(f"not rehearsed: {what}")
         store = Store(self.store.folder / "rehearsal")
         with alone_in(store.folder):
-            failed = run_all(plan(runs, store), store, gpus=gpus)
+            # Of two steps nobody knows the minutes.
+            todo = [dataclasses.replace(run, minutes=0.0) for run in plan(runs, store)]
+            failed = run_all(todo, store, gpus=gpus)
         for name, problem in failed.items():
             say(f"failed: {name}: {problem}")
         say(f"{sum(run.name not in failed for run in runs)} of {len(runs)} recipes ran")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,12 +17,10 @@ COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
 # None: gradients are matrix products.
 CONVOLUTION_BACKWARD = getattr(torch.ops.aten, "convolution_backward", None)
 _UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
-_FUNCTORCH = getattr(torch._C, "_are_functorch_transforms_active", None)
-
-
-def functorch_may_be_active() -> bool:
-    """True within a transform of torch.func, and always where that cannot be asked."""
-    return _FUNCTORCH is None or _FUNCTORCH()
+# True within a transform of torch.func, and always where that cannot be asked.
+functorch_may_be_active: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: True
+)
 
 
 def own_tensor(result: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from clipself_seg.clip import CLIP, save_clip, tips
+from clipself_seg.clip import CLIP, save_clip, tips, tower_kind
 
 KINDS = ("safetensors", "zip", "legacy")
 
@@ -34,13 +34,13 @@ def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Native tensors in transformers' layout."""
     written: dict[str, Tensor] = {}
     for native, tensor in tensors.items():
-        name = tips.renamed(native, tips._VISION, tips._VISION_BLOCK)
-        name = tips.renamed(name, tips.TRANSFORMERS_TEXT, tips.TRANSFORMERS_BLOCK)
+        name = tower_kind.renamed(native, tips._VISION, tips._VISION_BLOCK)
+        name = tower_kind.renamed(name, tower_kind.TRANSFORMERS_TEXT, tower_kind.TRANSFORMERS_BLOCK)
         if native == "logit_scale":
             written["temperature"] = tips._temperature_of(tensor)
         elif ".in_proj_" in native:
             stem, _, leaf = name.rpartition(".in_proj_")
-            for head, part in zip(tips.TRANSFORMERS_HEADS, tensor.chunk(3)):
+            for head, part in zip(tower_kind.TRANSFORMERS_HEADS, tensor.chunk(3)):
                 written[f"{stem}{head}{leaf}"] = part.contiguous()
         elif tips._is_gated(native, tensors):
             stem, _, leaf = name.rpartition(".mlp.fc1.")

@@ -132,7 +132,7 @@ def test_without_other_classes_or_a_knee_inside_no_mixed_weights_are_written(tmp
     assert not (tmp_path / "model_mixed.pth").exists()
     own._numbers = lambda name, outputs: {"mIoU": 50.0}
     assert "mixing" not in evaluated(tmp_path, own, fractions=(1.0, 0.0))
-    assert "No mixture was evaluated" in caplog.text
+    assert "No mixture of the weights before and after was evaluated" in caplog.text
 
 
 def test_without_the_key_a_run_writes_what_it_did(tmp_path):

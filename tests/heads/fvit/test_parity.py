@@ -13,7 +13,7 @@ from detectron2.layers.mask_ops import paste_masks_in_image
 
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
 from clipself_seg.heads.fusion import fuse_detections
-from clipself_seg.heads.fvit import roi_heads, rpn
+from clipself_seg.heads.fvit import boxes as box_ops
 from clipself_seg.heads.fvit.boxes import (
     ROI_RULES,
     RPN_RULE,
@@ -195,8 +195,7 @@ def test_losses_and_gradients(name, monkeypatch):
     about, wanted = official.about(case), official.expected(case)
     source = about["weights_of"]
     model, seen = copy.deepcopy(parts(source)).train(), official.seen(source)
-    for module in (rpn, roi_heads):
-        monkeypatch.setattr(module, "sample_boxes", first_and_evenly_spread)
+    monkeypatch.setattr(box_ops, "sample_boxes", first_and_evenly_spread)
     objects = objects_of(about, official.about(source)["padded"])
     sizes = official.about(source)["fpn_sizes"]
     levels = [x.requires_grad_() for x in official.levels(case, 2, sizes)]

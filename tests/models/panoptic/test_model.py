@@ -216,7 +216,9 @@ def test_words_change_on_a_live_model(model):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
 
 
-def test_masks_of_a_large_image_are_resized_two_at_a_time_if_they_take_part_and_nothing_changes(monkeypatch):
+def test_masks_of_a_large_image_are_resized_two_at_a_time_if_they_take_part_and_nothing_changes(
+    monkeypatch,
+):
     test = "MODEL.MASK_FORMER.TEST"
     model = model_of(f"{test}.OBJECT_MASK_THRESHOLD", 0.4, f"{test}.OVERLAP_THRESHOLD", 0)
     probs = 0.6 * torch.eye(7)[:, [0, 3, 1, 3, 2, 3, 3]] + 0.1

@@ -310,7 +310,10 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
     ("changes", "message"),
     [
         ({"MODEL.CLIP_BRANCH.INPUT_SIZE": 64}, "INPUT_SIZE must be 0 for KIND backbone"),
-        ({"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"}, "WEIGHTS must be empty or equal to MODEL.CLIP.WEIGHTS"),
+        (
+            {"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"},
+            "WEIGHTS must be empty or equal to MODEL.CLIP.WEIGHTS",
+        ),
         (
             {"MODEL.CLIP.NAME": "ViT-Mini-8", "MODEL.CLIP_BRANCH.KIND": "dense"},
             "SOURCE clip reads the stages of a ConvNeXt or a ResNet",

@@ -52,9 +52,11 @@ def of_extra(module: str, user: str, extra: str) -> Any:
         why = (
             f"{error.name} is not installed" if lacks else f"{module} cannot be imported ({error})"
         )
-        raise MissingPackage(
-            f'{why}, and {user} needs it: pip install "clipself_seg[{extra}]"'
-        ) from None
+        raise _missing(why, user, extra) from None
+
+
+def _missing(why: str, user: str, extra: str) -> MissingPackage:
+    return MissingPackage(f'{why}, and {user} needs it: pip install "clipself_seg[{extra}]"')
 
 
 def require_installed(module: str, user: str, extra: str) -> None:
@@ -67,9 +69,7 @@ def require_installed(module: str, user: str, extra: str) -> None:
         MissingPackage: it is not installed.
     """
     if importlib.util.find_spec(module) is None:
-        raise MissingPackage(
-            f'{module} is not installed, and {user} needs it: pip install "clipself_seg[{extra}]"'
-        )
+        raise _missing(f"{module} is not installed", user, extra)
 
 
 class MissingFiles(InputError):

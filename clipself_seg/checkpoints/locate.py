@@ -338,8 +338,7 @@ def fetch(entry: Entry) -> Path:
     addresses = _addresses(entry)
     if addresses:
         sys.stderr.write(
-            f"fetching {entry.name} (size {entry.how_large}) from {addresses[0]}; licence {entry.licence}, "
-            f"may ship: {entry.may_ship}\n"
+            f"fetching {entry.name} (size {entry.how_large}) from {addresses[0]}; {entry.terms}\n"
         )
     failed = []
     for address in addresses:
@@ -369,6 +368,11 @@ def present_file(entry: Entry) -> Path | None:
         return own
     names = filter(None, map(_hub_address, entry.addresses))
     return next((path for name in names if (path := _present(name, name.file))), None)
+
+
+def is_present(entry: Entry) -> bool:
+    """True if the file of an entry, or another one of the same weights, is where `present_file` looks."""
+    return any(map(present_file, same_weights(entry)))
 
 
 def check_entry(path: Path, entry: Entry) -> None:

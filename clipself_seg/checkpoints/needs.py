@@ -18,7 +18,7 @@ from clipself_seg.checkpoints.locate import (
     HubName,
     fetch,
     hub_file,
-    present_file,
+    is_present,
     present_folder,
     weights_folder,
 )
@@ -30,7 +30,7 @@ from clipself_seg.checkpoints.mask_models import (
     mask_model,
     mask_model_folder,
 )
-from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, same_weights, zoo
+from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, zoo
 from clipself_seg.errors import MissingPackage, require_installed
 
 ARCHITECTURES = Path(__file__).parent.parent / "clip" / "architectures"
@@ -54,8 +54,7 @@ class Part(NamedTuple):
     def __str__(self) -> str:
         entry = self.entry
         by_hand = "" if entry.addresses else ", by hand"
-        licence = f"licence {entry.licence}, may ship: {entry.may_ship}"
-        return f"{entry.name} (size {entry.how_large}{by_hand}; {licence})"
+        return f"{entry.name} (size {entry.how_large}{by_hand}; {entry.terms})"
 
 
 def fetch_needed(values: Mapping[str, Any]) -> None:
@@ -100,7 +99,7 @@ def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
     names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
     for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
         entry = entry_of(name, clip)
-        if entry and not any(map(present_file, same_weights(entry))):
+        if entry and not is_present(entry):
             origin = (entry.addresses or entry.pages)[0]
             by_hand = f"{origin} as {weights_folder() / entry.file}"
             yield Part(entry, by_hand, functools.partial(fetch, entry))

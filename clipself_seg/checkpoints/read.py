@@ -25,12 +25,8 @@ from clipself_seg.errors import InputError, shown
 from clipself_seg.files import parse_json
 from clipself_seg.schema import NUMBER, OBJECT, TEXT, Kind, check, one_of
 
-WRAPPERS = (
-    "model",
-    "module",
-    "state_dict",
-    "weights",
-)  # in the order in which the official loaders look
+# In the order in which the official loaders look.
+WRAPPERS = ("model", "module", "state_dict", "weights")
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 ACTIVATIONS = ("gelu", "quick_gelu")
 VARIANT = "variant"
@@ -38,7 +34,7 @@ MEAN, STD = "pixel_mean", "pixel_std"
 
 
 def _three_numbers(text: object) -> tuple[float, ...]:
-    """Those of red, green and blue, of the text of their JSON; none of anything else."""
+    """The numbers of red, green and blue from the text of their JSON; () from anything else."""
     try:
         numbers = parse_json(text, "", [NUMBER])
     except InputError:

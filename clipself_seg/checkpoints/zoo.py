@@ -144,6 +144,11 @@ class Entry:
         return "yes" if self.licence in OPEN_LICENCES else "ask"
 
     @property
+    def terms(self) -> str:
+        """The licence and what it lets one do, for what is said before a fetch."""
+        return f"licence {self.licence}, may ship: {self.may_ship}"
+
+    @property
     def how_large(self) -> str:
         """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
         if self.size:

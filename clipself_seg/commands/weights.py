@@ -110,11 +110,9 @@ def _kinds(entry: Entry) -> Sequence[str]:
 
 
 def _cells(entry: Entry) -> list[str]:
-    from clipself_seg.checkpoints.locate import present_file
-    from clipself_seg.checkpoints.zoo import same_weights
+    from clipself_seg.checkpoints.locate import is_present
 
-    present = any(map(present_file, same_weights(entry)))
-    here = "yes" if present else "no" if entry.addresses else "by hand"
+    here = "yes" if is_present(entry) else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
     stated = [licence.partition(",")[0], entry.may_ship]
     return [entry.name, *stated, entry.how_large.replace("about ", "~"), here]

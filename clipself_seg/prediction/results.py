@@ -265,7 +265,7 @@ class PanopticSegment:
 
 
 class GivenRegions(NamedTuple):
-    """What became of each of the masks that somebody gave of an image, in their order.
+    """The fate of each of the masks that somebody gave of an image, in their order.
 
     Attributes:
         labels: (Q,) int64, positions in the names of the classes.
@@ -278,7 +278,7 @@ class GivenRegions(NamedTuple):
     lost: Mapping[int, str]
 
     def regions(self, masks: np.ndarray) -> Regions:
-        """Those of the masks (Q, H, W) bool that have a class, where they overlap, too."""
+        """The regions of masks (Q, H, W) bool that have a class; they may overlap."""
         named = self.scores > 0
         masks = masks[named]
         return Regions(mask_boxes(masks), self.labels[named], self.scores[named], masks)

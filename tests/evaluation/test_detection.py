@@ -133,7 +133,7 @@ class Recall(nn.Module):
 
 
 @pytest.fixture
-def datasets(tmp_path):
+def datasets(tmp_path, catalogue):
     """Three data sets of the same four images, and the model of them."""
     json_file, outputs = random_world(tmp_path, 0, [1, 2, 3, 4])
     for image in outputs:
@@ -152,10 +152,7 @@ def datasets(tmp_path):
             vocabulary=str(tmp_path / f"{name}.json"),
             evaluator_type=evaluator,
         )
-    yield tmp_path, Recall(outputs)
-    for name in DATASETS:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return tmp_path, Recall(outputs)
 
 
 def evaluation(folder, *options):
@@ -234,12 +231,8 @@ def test_after_fine_tuning_seen_are_the_classes_of_its_data_whatever_a_data_set_
     MetadataCatalog.get("own").set(
         json_file="none", image_root="none", vocabulary=own, evaluator_type="coco"
     )
-    try:
-        options = (*keys, "DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("split",))
-        results = evaluation(folder, *options)(model)["split"]["bbox"]
-    finally:
-        DatasetCatalog.remove("own")
-        MetadataCatalog.remove("own")
+    options = (*keys, "DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("split",))
+    results = evaluation(folder, *options)(model)["split"]["bbox"]
     assert model.asked[-1][1].seen.tolist() == [False, True, False, False]
     assert results["classes-seen"] <= 1 < results["classes-unseen"]
 

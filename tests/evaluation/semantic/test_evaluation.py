@@ -71,13 +71,10 @@ def register(folder):
 
 
 @pytest.fixture
-def datasets(tmp_path):
+def datasets(tmp_path, catalogue):
     write_datasets(tmp_path)
     register(tmp_path)
-    yield tmp_path
-    for name in WORDS:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return tmp_path
 
 
 def evaluation(folder, *options):

@@ -12,9 +12,8 @@ from lab.tables.runs import COSTS, NAMED, Run, config_name, missing_data, resolv
 from lab.tables.table import RunOf, RunSpec, Table
 
 STEPS = {"SOLVER.MAX_ITER": "2", "TEST.EVAL_PERIOD": "0"}
-ONE_SENTENCE = {
-    "TEST.REGIONS.TEMPLATES": "single"
-}  # a CPU would encode 63 of each name for half an hour
+# A CPU would encode 63 sentences of each name for half an hour.
+ONE_SENTENCE = {"TEST.REGIONS.TEMPLATES": "single"}
 PUBLISHED = "MODEL.WEIGHTS"  # a whole model, which random weights do not stand for
 
 
@@ -71,7 +70,7 @@ def _short(spec: RunSpec, gpus: int) -> RunSpec:
 
 
 def _missing(run: Run) -> list[str]:
-    """What a run and those that it needs lack; a part of a data set is enough."""
+    """The data and weights that a run and its needs lack; a part of a data set is enough."""
     missing = list[str]()
     for one in run.with_needs():
         missing += filter(None, (missing_data(name, whole=False) for name in one.settings["data"]))

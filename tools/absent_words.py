@@ -1,4 +1,4 @@
-"""Counts words that are found where they are not, before and after `--absent drop`; docs/predict.md has the table.
+"""Counts words that are found where they are not, before and after `--absent drop`; docs/tables/absent_words.md has the table.
 
     python tools/absent_words.py --scenes 20
 

@@ -293,6 +293,16 @@ def test_the_readme_has_the_numbers_of_the_page():
     ) in readme
 
 
+def test_a_claim_that_a_reader_recomputes_is_that_of_the_page(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```python\n(.+?)```", (ROOT / "docs/numbers.md").read_text(), re.S)
+    exec(block, {})
+    difference, verdict = capsys.readouterr().out.strip().split(": ")
+    row = r"^\| Boxes Top1: original CLIP < M = 6 .+ \| (.+) \| (.+) \|$"
+    page = (ROOT / "docs/tables/1a.md").read_text()
+    assert re.search(row, page, re.M).groups() == (difference, verdict)
+
+
 def test_no_two_lines_of_a_figure_look_alike():
     styles = [tuple(_style(number).values()) for number in range(24)]
     assert len({*styles}) == 24

@@ -55,7 +55,8 @@ def test_rows_claims_commands_and_cost(tmp_path):
     assert section.reasons == [] and (claim.source, claim.verdict) == ("text", "holds")
     assert [verdict for _, verdict in claim.compared] == ["holds"]
     original, patches = section.commands
-    assert original[2:] == ["any", "abc", "123", "1.5"] and patches[2] == "0 1 2"
+    assert re.fullmatch(r"any: [0-9a-f]{12}", original[2]) and original[3:] == ["abc", "123", "1.5"]
+    assert re.fullmatch(r"0: [0-9a-f]{12}, 1: [0-9a-f]{12}, 2: [0-9a-f]{12}", patches[2])
     assert " train --config-file configs/mini/patches.yaml --resume" in patches[1]
     assert " OUTPUT_DIR output/reproduce/" in patches[1] and str(tmp_path) not in patches[1]
     assert sum(section.minutes.values()) == 6

@@ -44,7 +44,10 @@ SAID = {
 }
 CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
 COMPARED_HEADINGS = (*("row", "number", "paper", "ours", "difference"), "within run-to-run spread?")
-COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
+COMMAND_HEADINGS = (
+    *("row", "command", "seeds: end of the record's name"),
+    *("commit", "weights", "core-minutes a seed"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,12 +327,16 @@ def _verdicts_of(row: str, verdicts: Sequence[Sequence[Verdict]]) -> str:
 def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
     finished = {run.name: record for run in runs if (record := store.record(run)) is not None}
     commands = "; then ".join(command_text(run, RUNS_FOLDER) for run in runs[0].with_needs())
-    seeds = [str(run.seed) for run in runs if run.name in finished and run.seed is not None]
+    records = [
+        f"{'any' if run.seed is None else run.seed}: {run.name.rpartition('-')[2]}"
+        for run in runs
+        if run.name in finished
+    ]
     provenance = [record["provenance"] for record in finished.values()]
     return [
         title,
         commands,
-        " ".join(seeds) or ("any" if finished else "not run"),
+        ", ".join(dict.fromkeys(records)) or "not run",
         _distinct(provenance, "commit"),
         _distinct(provenance, "weights_hash"),
         _mean_minutes(finished.values()),

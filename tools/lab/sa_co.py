@@ -1,7 +1,7 @@
 """SA-Co's measures of words that are asked of images: positive micro F1, IL_MCC and cgF1.
 
-Carion et al., SAM 3: Segment Anything with Concepts (2025), section 5 and appendix E.3. A datapoint is one word asked of
-one image; it is positive if the word has a true mask there, else negative.
+Carion et al., SAM 3: Segment Anything with Concepts (2025), section 5 and appendix E.3. A datapoint is one word asked
+of one image; it is positive if the word has a true mask there, else negative.
 """
 
 from __future__ import annotations

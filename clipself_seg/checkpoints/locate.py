@@ -27,6 +27,7 @@ from clipself_seg.checkpoints.download import (
     is_address,
     is_offline,
 )
+from clipself_seg.checkpoints.file_kinds import require_readable
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, same_weights, suggestion, zoo
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import home_expanded
@@ -34,6 +35,7 @@ from clipself_seg.files import home_expanded
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
+MAIN = "main"  # branch of a repository that is taken where none is named
 # The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
 # open_clip's file; timm's ``model.safetensors`` is the image tower alone.
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -58,7 +60,7 @@ class HubName(NamedTuple):
     """
 
     repository: str
-    revision: str = "main"
+    revision: str = MAIN
     file: str = ""
     kind: str = "model"
 
@@ -115,10 +117,9 @@ def hub_file(name: HubName) -> Path:
         NotFetched: the hub does not answer; says what to fetch, and where to put it.
         InputError: the repository has no such file, or another one came than the hub lists.
     """
+    if path := present_hub_file(name):
+        return path
     wanted = (name.file,) if name.file else FILES
-    for file in wanted:
-        if path := _present(name, file):
-            return path
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     try:
         return _fetch(name, wanted)
@@ -293,14 +294,16 @@ def locate(weights: str | os.PathLike[str]) -> Path:
 
 
 def refuse_lost(given: str) -> None:
-    """Refuses weights that can be nothing but a path, if no file is there; names and addresses pass.
+    """Refuses weights that can be nothing but a path, if no file is there or it cannot be read; names pass.
 
     Raises:
         InputError: names the path, and the official checkpoint that may be meant.
     """
-    path = not is_remote(given) and (os.sep in given or given.endswith(SUFFIXES))
-    if path and not os.path.exists(given):
+    if is_remote(given) or not (os.sep in given or given.endswith(SUFFIXES)):
+        return
+    if not os.path.exists(given):
         raise no_checkpoint(given)
+    require_readable(Path(given))
 
 
 def no_checkpoint(given: str) -> InputError:
@@ -331,7 +334,7 @@ def fetch(entry: Entry) -> Path:
             put it.
     """
     for one in same_weights(entry):
-        if path := present_file(one):
+        if path := own_file(one):
             check_entry(path, one)
             return path
     own = weights_folder() / entry.file
@@ -361,8 +364,8 @@ def fetch(entry: Entry) -> Path:
     )
 
 
-def present_file(entry: Entry) -> Path | None:
-    """Path of an entry's file in the folder of weights or the hub's cache; None if neither has it."""
+def own_file(entry: Entry) -> Path | None:
+    """Path of an entry's file by its own name, in the folder of weights or the hub's cache; None if neither has it."""
     own = weights_folder() / entry.file
     if own.exists():
         return own
@@ -370,24 +373,34 @@ def present_file(entry: Entry) -> Path | None:
     return next((path for name in names if (path := _present(name, name.file))), None)
 
 
-def is_present(entry: Entry) -> bool:
-    """True if the file of an entry, or another one of the same weights, is where `present_file` looks."""
-    return any(map(present_file, same_weights(entry)))
+def present_file(entry: Entry) -> Path | None:
+    """Path of an entry's file, or of another one of the same weights, that is on this machine; None if none is."""
+    return next(filter(None, map(own_file, same_weights(entry))), None)
+
+
+def present_hub_file(name: HubName) -> Path | None:
+    """The file that `hub_file` would give, if it is on this machine; None if it would be fetched."""
+    files = (name.file,) if name.file else FILES
+    return next((path for file in files if (path := _present(name, file))), None)
 
 
 def check_entry(path: Path, entry: Entry) -> None:
     """Refuses a file that is not the one that was published, or that was fetched at first; a folder passes.
 
     Raises:
-        InputError: another size or hash.
+        InputError: another size or hash; it was cut off, or is of a kind that is not read.
     """
     if path.is_file():
         sha256 = entry.sha256 or digest_at_first(path)
         check_file(path, entry.size, sha256, f"{path}, the file of {entry.name},")
+        require_readable(path)
 
 
 def published_as(path: Path, model: str) -> Entry | None:
     """The entry of the zoo whose file a path leads to: the very file that its name stands for, or one of its hash.
+
+    A hash takes seconds for a gigabyte, and nothing else tells LAION's ViT-L/14, which has other pixels, from OpenAI's
+    of the same size. It is computed for a file that has the size of such an entry, and once.
 
     Args:
         path: of any file.
@@ -395,13 +408,13 @@ def published_as(path: Path, model: str) -> Entry | None:
     """
     if not path.is_file():
         return None
-    for entry in (one for one in zoo().values() if one.model == model):
-        if (own := present_file(entry)) and path.samefile(own):
+    entries = [entry for entry in zoo().values() if entry.model == model]
+    for entry in entries:
+        if (own := own_file(entry)) and path.samefile(own):
             return entry
-        sized = entry.size in (None, path.stat().st_size)
-        if len(entry.sha256) == 64 and sized and file_sha256(path) == entry.sha256:
-            return entry
-    return None
+    size = path.stat().st_size
+    sized = [entry for entry in entries if len(entry.sha256) == 64 and entry.may_have(size)]
+    return next((entry for entry in sized if entry.sha256 == file_sha256(path)), None)
 
 
 def published_file(repository: str) -> Path:

@@ -5,7 +5,8 @@
     clipself-seg serve --model mini
 
 Without --tasks it has segments of the models that --semantic, --panoptic and --detection name. Where these and --model
-are left out it has semantic segments, and those of the other tasks whose default model is on this machine. --model mini has the small models of all tasks, which are for generated scenes. It listens on this machine alone
+are left out it has semantic segments, and those of the other tasks whose default model is on this machine.
+--model mini has the small models of all tasks, which are for generated scenes. It listens on this machine alone
 (--host names another address), and answers those who have the token in the address that it prints.
 Images and words stay in memory, and nothing of them is written. Each model answers one request at a
 time, the others wait in order. Needs the extra demo: pip install "clipself_seg[demo]".
@@ -203,7 +204,7 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
 
 def _models(args: argparse.Namespace) -> dict[str, str]:
     """The model of each task that the page has; says on the terminal which of them nobody has named."""
-    from clipself_seg.checkpoints.locate import is_present
+    from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import zoo
     from clipself_seg.choice import MINI, TRAINED
 
@@ -217,7 +218,7 @@ def _models(args: argparse.Namespace) -> dict[str, str]:
     elif named or args.model:
         tasks = list(named)
     else:
-        tasks = [TASKS[0], *(task for task in TASKS[1:] if is_present(zoo()[TRAINED[task]]))]
+        tasks = [TASKS[0], *(task for task in TASKS[1:] if present_file(zoo()[TRAINED[task]]))]
     for task in tasks:
         if not mini and task not in named:
             say_model(TRAINED[task], "trained for its task", f"--{task}")

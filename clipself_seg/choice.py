@@ -240,24 +240,12 @@ def find_clip(weights: str) -> tuple[str, str]:
     Raises:
         InputError: nothing is known by that name, nothing says of which CLIP it is, or it is another model.
     """
-    if os.path.isfile(weights) and not (Path(weights).parent / CONFIG).is_file():
-        if clip := _clip_of_file(Path(weights)):
-            return clip, weights
-        raise InputError(
-            f"{weights} has no {CONFIG} beside it: name its CLIP, --clip-name EVA02-B-16"
-        )
     choice = of_weights(weights) or find_model(weights)
     if not choice.clip:
         raise InputError(
             f"{weights} is a model for {choice.task or 'a task'}, and no CLIP alone: name a CLIP"
         )
     return choice.clip, choice.weights or weights
-
-
-def _clip_of_file(path: Path) -> str:
-    from clipself_seg.clip.weights import clip_of_file  # seconds
-
-    return clip_of_file(path)
 
 
 def _of_entry(entry: Entry) -> ModelChoice:
@@ -290,11 +278,14 @@ def _named(model: str, task: str | None) -> ModelChoice:
     folder = place if place.is_dir() else place.parent
     config = folder / CONFIG
     if not config.is_file():
-        if place.is_file() and (clip := _clip_of_file(place)):
+        from clipself_seg.clip.weights import clip_of_file  # seconds
+
+        if place.is_file() and (clip := clip_of_file(place)):
             return _without_training(clip, model)
         raise InputError(
             f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, --config-file "
-            "semseg/catseg+openai_vitb16 of CAT-Seg, or zero_shot/base+openai_vitb16 of a CLIP alone"
+            "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone (dense-maps, "
+            "explore, serve and export: --clip-name ViT-B-16)"
         )
     if place.is_dir():
         if any((place / file).exists() for file in PRETRAINED_FILES):

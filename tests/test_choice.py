@@ -119,7 +119,7 @@ def test_a_file_alone_is_of_the_clip_that_it_names_or_of_openais_by_its_sizes(tm
     torch.save(release, tmp_path / "clipself.pt")
     with pytest.raises(InputError, match=r"zero_shot/base\+openai_vitb16 of a CLIP alone"):
         find_model(tmp_path / "clipself.pt")
-    with pytest.raises(InputError, match="name its CLIP, --clip-name EVA02-B-16"):
+    with pytest.raises(InputError, match="--clip-name ViT-B-16"):
         find_clip(str(tmp_path / "clipself.pt"))
 
 

@@ -120,11 +120,9 @@ def hub_file(name: HubName) -> Path:
     if path := present_hub_file(name):
         return path
     wanted = (name.file,) if name.file else FILES
-    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     try:
-        return _fetch(name, wanted)
-    except NotFetched as error:
-        raise _by_hand(name, " or ".join(wanted), error) from None
+        with _said(name, " or ".join(wanted)):
+            return _fetch(name, wanted)
     except FileNotFoundError:
         raise InputError(
             f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:weights.pt"
@@ -146,15 +144,11 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
 
     if folder := present_folder(name, needed):
         return folder
-    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
-    try:
-        with _errors_of_hub(name):
-            how = _of_hub(name)
-            # Needed ones last: what is interrupted lacks some.
-            for files in filter(None, ([*others], [*others, *needed])):
-                folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
-    except NotFetched as error:
-        raise _by_hand(name, " and ".join([*needed, *others[:1]]), error) from None
+    with _said(name, " and ".join([*needed, *others[:1]])), _errors_of_hub(name):
+        how = _of_hub(name)
+        # Needed ones last: what is interrupted lacks some.
+        for files in filter(None, ([*others], [*others, *needed])):
+            folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
     assert folder is not None
     for file in needed:
         if not (folder / file).is_file():
@@ -254,6 +248,7 @@ def _errors_of_hub(name: HubName) -> Iterator[None]:
     """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`."""
     try:
         yield
+    # Which HTTP library it uses, and whether xet's, depends on its version: their errors have no common base.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
@@ -263,12 +258,17 @@ def _errors_of_hub(name: HubName) -> Iterator[None]:
         ) from None
 
 
-def _by_hand(name: HubName, wanted: str, error: NotFetched) -> NotFetched:
-    """The error about files of the hub that says where a person gets them, and where to put them."""
-    return NotFetched(
-        f"{HUB}{name.repository} is not on this machine; {error}: fetch {wanted} from {name.page} into "
-        f"{name.folder}, or give the path where you have it"
-    )
+@contextlib.contextmanager
+def _said(name: HubName, wanted: str) -> Iterator[None]:
+    """Says on the terminal what is fetched; if it cannot be, where a person gets it, and where to put it."""
+    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
+    try:
+        yield
+    except NotFetched as error:
+        raise NotFetched(
+            f"{HUB}{name.repository} is not on this machine; {error}: fetch {wanted} from {name.page} into "
+            f"{name.folder}, or give the path where you have it"
+        ) from None
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
@@ -354,13 +354,13 @@ def fetch(entry: Entry) -> Path:
             return own
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
-    said = "; ".join([f"weights {entry.name} are not on this machine", *dict.fromkeys(failed)])
+    said = "; ".join([f"{entry.name} is not on this machine", *dict.fromkeys(failed)])
     origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
     origin = " or ".join(origin for origin in origins if origin not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
-        f"{said}: fetch them from {origin} and save them as {own}{size}, or set {VARIABLE} to the folder or "
-        "mirror that has them"
+        f"{said}: fetch it from {origin} and save it as {own}{size}, or set {VARIABLE} to the folder or "
+        "mirror that has it"
     )
 
 

@@ -146,14 +146,19 @@ def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
         if entry := entry_of(name, clip):
             if path := present_file(entry):
                 require_readable(path)
-                continue
-            origin = (entry.addresses or entry.pages)[0]
-            by_hand = f"{origin} as {weights_folder() / entry.file}"
-            yield Part(entry, by_hand, functools.partial(fetch, entry))
+            else:
+                yield part_of(entry)
         elif name.startswith(HUB) and not present_hub_file(hub := hub_name(name)):
             title = Entry(name=name, file=hub.file, addresses=(hub.page,), licence=UNKNOWN)
             by_hand = f"{hub.file or ' or '.join(FILES)} of {hub.page} into {hub.folder}"
             yield Part(title, by_hand, functools.partial(hub_file, hub))
+
+
+def part_of(entry: Entry) -> Part:
+    """The file of an entry."""
+    origin = (entry.addresses or entry.pages)[0]
+    by_hand = f"{origin} as {weights_folder() / entry.file}"
+    return Part(entry, by_hand, functools.partial(fetch, entry))
 
 
 def _mask_model(values: Mapping[str, Any]) -> str:

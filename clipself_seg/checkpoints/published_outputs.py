@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from clipself_seg.checkpoints.download import NotFetched, check_file, digest_at_first, download
-from clipself_seg.checkpoints.locate import HUB, weights_folder
-from clipself_seg.checkpoints.needs import UNKNOWN, Part
+from clipself_seg.checkpoints.locate import HUB
+from clipself_seg.checkpoints.needs import UNKNOWN
 from clipself_seg.checkpoints.zoo import YAML_LOADER, Entry, zoo
 
 TABLE = Path(__file__).resolve().parent.parent / "published_outputs.yaml"
@@ -54,61 +53,15 @@ class Row:
         return {"MODEL.MASK_GENERATOR.SOURCE": "masks", "MODEL.MASK_GENERATOR.OUTPUTS": name}
 
 
-class Image(NamedTuple):
-    """An image that numbers were computed of.
-
-    Attributes:
-        address: to fetch it from.
-        path: where it is, or is fetched to.
-        sha256: hexadecimal digits; empty where nobody prints it.
-    """
-
-    address: str
-    path: Path
-    sha256: str = ""
-
-    def missing(self) -> list[Part]:
-        """What is to be fetched of it: itself, or nothing if it is here."""
-        if self.path.exists():
-            return []
-        entry = Entry(
-            name=f"the image {self.path.name}", file="", addresses=(self.address,), licence=UNKNOWN
-        )
-        return [Part(entry, f"{self.address} as {self.path}", self.fetch)]
-
-    def fetch(self) -> None:
-        """Fetches it.
-
-        Raises:
-            NotFetched: says where to put it.
-            InputError: as `download`.
-        """
-        try:
-            download(self.address, self.path, sha256=self.sha256)
-        except NotFetched as error:
-            raise NotFetched(f"{error}: fetch it by hand, and save it as {self.path}") from None
-
-    def check(self) -> None:
-        """Refuses a file that is another image than the published one, or than the one that came at first.
-
-        Raises:
-            InputError: as `check_file`.
-        """
-        sha256 = self.sha256 or digest_at_first(self.path)
-        check_file(self.path, None, sha256, f"{self.path}, the image of {self.address},")
-
-
-def read_table(folder: Path | None = None) -> tuple[list[Row], dict[str, Image]]:
-    """The rows, and the images by name.
-
-    Args:
-        folder: with images that need not be fetched; None for none.
-    """
+def read_table() -> tuple[list[Row], dict[str, Entry]]:
+    """The rows, and the images by name, which are files like weights."""
     content = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    images = {}
-    for name, stated in content["images"].items():
-        file = stated["address"].rpartition("/")[2]
-        own = weights_folder() / "images" / file
-        given = None if folder is None else folder / file
-        images[name] = Image(**stated, path=given if given and given.exists() else own)
-    return [Row(**row) for row in content["rows"]], images
+    return [Row(**row) for row in content["rows"]], {
+        name: _image(**image) for name, image in content["images"].items()
+    }
+
+
+def _image(address: str, sha256: str = "") -> Entry:
+    file = address.rpartition("/")[2]
+    place, name = f"images/{file}", f"the image {file}"
+    return Entry(name=name, file=place, addresses=(address,), sha256=sha256, licence=UNKNOWN)

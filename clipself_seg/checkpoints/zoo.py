@@ -104,6 +104,7 @@ class Entry:
         model: name of the CLIP; empty for what is none.
         same: name of another entry of the same weights, whose file stands for this one's; empty for none.
         activation: "quick_gelu" where neither the file nor the name of the CLIP says it; else empty.
+        distilled: True if it is a CLIP that was distilled, and no original one.
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         tasks: of a CLIP that is a good choice for them without training.
         settings: keys and values, other than the files', that the published numbers were measured with.
@@ -125,17 +126,13 @@ class Entry:
     model: str = ""
     same: str = ""
     activation: str = ""
+    distilled: bool = False
     configs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     source: str = ""
-
-    @property
-    def distilled(self) -> bool:
-        """True if it is a CLIP that was distilled, and no original one; its name says it."""
-        return self.name.startswith("clipself-")
 
     def may_have(self, size: int) -> bool:
         """True if its file may have that many bytes: those that are published, about, or any where nobody says it."""

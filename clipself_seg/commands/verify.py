@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.needs import fetch_parts, missing_parts, require_packages, say_parts
+from clipself_seg.checkpoints.needs import (
+    fetch_parts,
+    missing_parts,
+    part_of,
+    require_packages,
+    say_parts,
+)
 from clipself_seg.checkpoints.published_outputs import Row, read_table
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
@@ -38,7 +44,7 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     Raises:
         InputError: no name, one without published outputs, or weights or images that cannot be fetched.
     """
-    rows, images = read_table(folder)
+    rows, images = read_table()
     of = {name: [row for row in rows if name in row.models] for row in rows for name in row.models}
     if every:
         names = list(filter(_is_here, of))
@@ -47,8 +53,11 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
         what = f"no published outputs are known of {', '.join(names)}" if names else "nothing here"
         raise InputError(f"{what}: name or fetch weights that have some: {', '.join(of)}")
     used = {row.image: images[row.image] for name in names for row in of[name] if row.image}
+    given = {name: folder / Path(image.file).name for name, image in used.items()} if folder else {}
+    paths = {name: path for name, path in given.items() if path.exists()}
+    wanted = [image for name, image in used.items() if name not in paths]
     configurations = [of[name][0].values(name) for name in names]
-    parts = [part for image in used.values() for part in image.missing()]
+    parts = [part_of(image) for image in wanted if not locate.own_file(image)]
     parts += [part for values in configurations for part in missing_parts(values)]
     if every:
         say_parts(parts)
@@ -57,9 +66,10 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     lost = {}  # name of an image or of weights -> why it cannot be had
     for name, image in used.items():
         try:
-            for part in image.missing():
-                part.fetch()
-            image.check()
+            if name in paths:
+                locate.check_entry(paths[name], image)
+            else:
+                paths[name] = locate.fetch(image)
         except InputError as error:
             if not every:
                 raise
@@ -75,14 +85,15 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
                 raise
             lost[name] = str(error)
         for row in of[name]:
-            path = used[row.image].path if row.image else Path()
-            inputs = ", ".join(filter(None, [path.name, *row.texts]))
+            image_file = Path(used[row.image].file).name if row.image else ""
+            inputs = ", ".join(filter(None, [image_file, *row.texts]))
             sys.stdout.write(f"{name}: {row.quantity} of {inputs}; {row.source}\n")
             if why := lost.get(name) or lost.get(row.image):
                 sys.stdout.write(f"not checked: {why}\n\n")
                 verdicts.append(LEFT_OUT)
             else:
-                verdicts.append(_say(row, compare(row, outputs(row, model, path))))
+                quantity = outputs(row, model, paths.get(row.image, Path()))
+                verdicts.append(_say(row, compare(row, quantity)))
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
     sys.stdout.write(f"{', '.join(counts)}\n")
     return 1 if DIFFERS in verdicts else 2 if LEFT_OUT in verdicts else 0

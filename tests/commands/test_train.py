@@ -164,7 +164,7 @@ def test_what_is_fetched_is_said_before_as_predict_says_it(
     said = capfd.readouterr().err
     what = f"openai-vitb16 (size about 598 MB; {zoo()['openai-vitb16'].terms})"
     assert f"to be fetched, 598 MB: {what}\nfetching openai-vitb16" in said
-    assert "save them as" in said and not (tmp_path / "out").exists()
+    assert "save it as" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_an_image_is_fetched_once_and_the_numbers_decide(table, tmp_path, image,
         assert len(server.asked) == 1
     said = capsys.readouterr()
     assert said.err.startswith("to be fetched, of unknown size: the image p.png (")
-    assert said.err.count("fetched") == 1
+    assert said.err.count("fetching") == 1
     assert said.out.startswith(f"{NAME}: class_queries_logits of p.png; us\n")
     assert said.out.endswith(" ok\n\n1 agree\n")
     table(expected=9.5, address=f"{server.address}/p.png")
@@ -224,7 +224,7 @@ def test_images_of_a_folder_are_not_fetched_and_have_to_be_the_published_ones(ta
     assert f"{address} cannot be fetched" in said and "save it as" in said
     table(address=address, sha256="0" * 64)
     assert main(words) == 2
-    assert f"p.png, the image of {address}, has the sha256" in capsys.readouterr().err
+    assert "p.png, the file of the image p.png, has the sha256" in capsys.readouterr().err
 
 
 def test_all_goes_on_without_an_image_that_cannot_be_had(table, image, capsys):
@@ -237,7 +237,9 @@ def test_all_goes_on_without_an_image_that_cannot_be_had(table, image, capsys):
     words = ["verify", "--all", "--image-folder", str(image.parent)]
     assert main(words) == 2
     said = capsys.readouterr().out
-    assert said.startswith(f"{NAME}: class_queries_logits of q.png; us\nnot checked: http://127.")
+    assert said.startswith(
+        f"{NAME}: class_queries_logits of q.png; us\nnot checked: the image q.png is not"
+    )
     assert " ok\n\n1 not checked, 1 agree\n" in said
     content["rows"][1]["expected"] = [[9.5]]
     published_outputs.TABLE.write_text(yaml.safe_dump(content))
@@ -265,7 +267,8 @@ def test_offline_all_that_is_missing_is_said_at_once(tmp_path, monkeypatch):
     licence = zoo()["openai-vitb16"].terms
     assert "to be fetched, 598 MB and more: the image cat.jpg (size unknown; " in done.stderr
     assert f"openai-vitb16 (size about 598 MB; {licence})\n" in done.stderr
-    assert f"save it as {tmp_path}/images/cat.jpg; by hand: https://huggingface.co" in done.stderr
+    assert f"save it as {tmp_path}/images/cat.jpg, or set " in done.stderr
+    assert "; by hand: https://huggingface.co/timm/vit_base_patch16" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["catseg-base"], [], ["--all"]])
@@ -296,4 +299,4 @@ def test_the_table_is_whole():
     openai = {name for name in zoo() if name.startswith("openai-")}
     of_cat = {row.models[0] for row in rows if row.image == "cat"}
     assert len(openai) == 9 and openai == of_cat
-    assert len({one.path for one in images.values()}) == len(images)
+    assert len({one.file for one in images.values()}) == len(images)

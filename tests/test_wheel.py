@@ -4,14 +4,18 @@ for all.
 What is marked heavy installs it, made from the sdist, in an environment of its own: minutes, and PyPI.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_TAGS
@@ -134,3 +138,93 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     assert provenance["command"].startswith("clipself-seg eval ")
     assert provenance["mini worlds"].startswith("the small worlds that come with the package")
     run([clipself_seg, "doctor"], tmp_path)
+
+
+NOTEBOOK = """
+import sys, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], 4)
+nbclient.NotebookClient(notebook, timeout=3600).execute()
+"""
+WATCH = """
+import socket, sys
+def watched(function):
+    def call(*given, **named):
+        sys.stderr.write(f"\\nasked {given!r}\\n")
+        return function(*given, **named)
+    return call
+socket.getaddrinfo = watched(socket.getaddrinfo)
+class Socket(socket.socket):
+    connect = watched(socket.socket.connect)
+socket.socket = Socket
+"""
+ASK = """
+import sys
+from gradio_client import Client, handle_file
+client = Client(sys.argv[1], verbose=False)
+image, parts = client.predict(handle_file(sys.argv[2]), "red star, grass", api_name="/find")["image"], []
+print(image)
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Programs of an environment without this project, whose pip finds the wheel of it."""
+    folder = tmp_path_factory.mktemp("bare")
+    wheel = build(tmp_path_factory, BUILD, "*.whl")
+    run([sys.executable, "-m", "venv", folder], folder)
+    with pytest.MonkeyPatch.context() as patch:
+        found = f"{wheel.parent} {os.environ.get('PIP_FIND_LINKS', '')}"
+        patch.setenv("PIP_FIND_LINKS", found.strip())
+        yield folder / "bin"
+
+
+@pytest.mark.heavy
+def test_the_notebooks_install_the_wheel_and_run(bare, tmp_path):
+    run([bare / "pip", "install", "nbclient", "ipykernel"], tmp_path)
+    for notebook in sorted(ROOT.glob("docs/notebooks/*.ipynb")):
+        shutil.copy(notebook, tmp_path)
+        run([bare / "python", "-c", NOTEBOOK, notebook.name], tmp_path)
+        run([bare / "pip", "show", "clipself_seg"], tmp_path)
+
+
+@contextlib.contextmanager
+def space(bare, folder):
+    """The address of the Space's app, and the file that has what it says and every name and address that it asks."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (folder / "sitecustomize.py").write_text(WATCH)
+    settings = {"MODEL": "mini", "GRADIO_SERVER_PORT": port, "PYTHONPATH": str(folder)}
+    with open(folder / "said", "w") as said:
+        app = subprocess.Popen(
+            [bare / "python", ROOT / "docs/examples/space/app.py"],
+            cwd=folder,
+            env={**os.environ, **settings},
+            stdout=said,
+            stderr=said,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while "Running on" not in (folder / "said").read_text():
+            assert app.poll() is None, (folder / "said").read_text()
+            time.sleep(0.2)
+        yield address, folder / "said"
+    finally:
+        app.terminate()
+        app.wait()
+
+
+@pytest.mark.heavy
+def test_the_space_answers_a_client_of_gradio_and_asks_for_no_address(bare, tmp_path):
+    run([bare / "pip", "install", "-r", ROOT / "docs/examples/space/requirements.txt"], tmp_path)
+    scene = ROOT / "clipself_seg/mini/world/mini/val/000000.jpg"
+    with space(bare, tmp_path) as (address, said):
+        print(run([bare / "python", "-c", ASK, address, scene], tmp_path).stdout)
+        for host in ("example.org", "10.0.0.1", "huggingface.co"):
+            named = {"path": f"https://{host}/a.png", "meta": {"_type": "gradio.FileData"}}
+            for data in ([named, "grass"], [None, named]):
+                call = httpx.post(f"{address}/gradio_api/call/find", json={"data": data}).json()
+                events = httpx.get(f"{address}/gradio_api/call/find/{call['event_id']}").text
+                assert "event: error" in events
+            assert httpx.get(f"{address}/gradio_api/file=https://{host}/a.png").status_code == 403
+        asked = [line for line in said.read_text().splitlines() if line.startswith("asked ")]
+    assert asked and all("127.0.0.1" in line for line in asked)

@@ -1,7 +1,7 @@
 """A machine-learning back end of Label Studio: it hands tasks to `clipself-seg serve`, and the answers back.
 
+    clipself-seg serve --token 0123456789abcdef        # in another terminal
     export CLIPSELF_SEG_TOKEN=0123456789abcdef LABEL_STUDIO_TOKEN=...          # of your account, a legacy token
-    clipself-seg serve --token $CLIPSELF_SEG_TOKEN &
     uvicorn --app-dir docs/examples label_studio_backend:app --port 9090
 
 The words are the labels of the project, "dog|puppy" with synonyms. Its BrushLabels get segments, its RectangleLabels

@@ -4,6 +4,9 @@ import importlib
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -14,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from tests.conftest import ROOT
+from tests.servers import free_address, started
 
 EXAMPLES = ROOT / "docs/examples"
 with pytest.MonkeyPatch.context() as patch:
@@ -141,6 +145,78 @@ def test_a_rectangle_as_a_prompt_is_an_example_of_its_label(asked):
 AUTODISTILL = "autodistill scikit-learn roboflow"
 WORDS = ["red star|star", "blue ring", "grass"]
 SCENES = sorted((SHIPPED_WORLD / "mini/val").glob("*.jpg"))[:4]
+
+
+LABEL_STUDIO = {
+    "COLLECT_ANALYTICS": "false",
+    "LATEST_VERSION_CHECK": "false",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+    "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+    "ML_BLOCK_LOCAL_IP": "false",
+    "SSRF_PROTECTION_ENABLED": "false",
+}
+START = "start --no-browser --internal-host 127.0.0.1 --port {port} --username a@example.org"
+DECODE = """
+import json, sys
+from label_studio_sdk.converter import brush
+print([int((brush.decode_rle(code)[3::4] > 0).sum()) for code in json.load(sys.stdin)])
+"""
+SCENE_INTERFACE = """<View><Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="red star|star"/><Label value="grass"/></BrushLabels>
+  <RectangleLabels name="box" toName="image" smart="true"><Label value="grass"/></RectangleLabels></View>"""
+
+
+@pytest.mark.heavy
+def test_label_studios_server_keeps_what_the_live_back_end_answers(tmp_path):
+    program = shutil.which("label-studio")
+    if program is None:
+        subprocess.run([sys.executable, "-m", "venv", tmp_path / "its"], check=True)
+        install = [tmp_path / "its/bin/pip", "install", "-q", "label-studio==1.23.2"]
+        subprocess.run(install, check=True)
+        program = tmp_path / "its/bin/label-studio"
+    models, back_end, server = (free_address() for _ in range(3))
+    token = "0123456789abcdef0123456789abcdef01234567"
+    serve = "-m clipself_seg serve --model mini --port {port} --token".split()
+    backed = f"-m uvicorn --app-dir {EXAMPLES} label_studio_backend:app --port {{port}}".split()
+    account = [*START.split(), "--password", "secret123", "--user-token", token]
+    addresses = {"LABEL_STUDIO_URL": server, "CLIPSELF_SEG_URL": models}
+    tokens = {"LABEL_STUDIO_TOKEN": token, "CLIPSELF_SEG_TOKEN": token}
+    its = LABEL_STUDIO | {"LABEL_STUDIO_BASE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": ""}
+    with (
+        started([sys.executable, *serve, token], tmp_path, models),
+        started([sys.executable, *backed], tmp_path, back_end, **addresses, **tokens),
+        started([program, *account], tmp_path, server, **its),
+        httpx.Client(base_url=server, headers={"Authorization": f"Token {token}"}) as api,
+    ):
+        api.timeout = 120
+
+        def post(path, **content):
+            return api.post(f"/api/{path}", **content).raise_for_status().json()
+
+        settings = {"title": "scenes", "label_config": SCENE_INTERFACE}
+        project = post("projects/", json=settings)["id"]
+        model = post("ml/", json={"project": project, "url": back_end, "is_interactive": True})
+        for scene in SCENES:
+            files = {"file": (scene.name, scene.read_bytes(), "image/jpeg")}
+            post(f"projects/{project}/import", files=files)
+        everything = {"selectedItems": {"all": True, "excluded": []}}
+        post(f"dm/actions?id=retrieve_tasks_predictions&project={project}", json=everything)
+        kept = api.get(f"/api/predictions?project={project}").json()
+        rectangle = {"x": 0, "y": 60, "width": 40, "height": 40, "rectanglelabels": ["grass"]}
+        context = {"result": [{"type": "rectanglelabels", "value": rectangle}]}
+        asked = {"task": kept[0]["task"], "context": context}
+        prompted = post(f"ml/{model['id']}/interactive-annotating", json=asked)["data"]["result"]
+    assert len({entry["task"] for entry in kept}) == len(SCENES)
+    assert len({entry["model_version"] for entry in kept}) == 1
+    parts = [part for entry in kept for part in entry["result"]]
+    assert {part["type"] for part in parts} == {"brushlabels", "rectanglelabels"}
+    strokes = [part["value"]["rle"] for part in parts if part["type"] == "brushlabels"]
+    python = Path(program).with_name("python")
+    read = subprocess.run([python, "-c", DECODE], input=json.dumps(strokes), stdout=-1, text=True)
+    own = [int(label_studio.painted(stroke, 176, 132).sum()) for stroke in strokes]
+    assert json.loads(read.stdout) == own and min(own) > 0
+    assert [part["value"]["brushlabels"] for part in prompted] == [["grass"]]
 
 
 def needed(package, names):

@@ -4,14 +4,11 @@ for all.
 What is marked heavy installs it, made from the sdist, in an environment of its own: minutes, and PyPI.
 """
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import pytest
 
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_TAGS
 from tests.conftest import ROOT
+from tests.servers import free_address, started
 
 FOLDERS = ("clipself_seg", "configs")
 MOST_BYTES = 18_000_000
@@ -187,37 +185,14 @@ def test_the_notebooks_install_the_wheel_and_run(bare, tmp_path):
         run([bare / "pip", "show", "clipself_seg"], tmp_path)
 
 
-@contextlib.contextmanager
-def space(bare, folder):
-    """The address of the Space's app, and the file that has what it says and every name and address that it asks."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    (folder / "sitecustomize.py").write_text(WATCH)
-    settings = {"MODEL": "mini", "GRADIO_SERVER_PORT": port, "PYTHONPATH": str(folder)}
-    with open(folder / "said", "w") as said:
-        app = subprocess.Popen(
-            [bare / "python", ROOT / "docs/examples/space/app.py"],
-            cwd=folder,
-            env={**os.environ, **settings},
-            stdout=said,
-            stderr=said,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        while "Running on" not in (folder / "said").read_text():
-            assert app.poll() is None, (folder / "said").read_text()
-            time.sleep(0.2)
-        yield address, folder / "said"
-    finally:
-        app.terminate()
-        app.wait()
-
-
 @pytest.mark.heavy
 def test_the_space_answers_a_client_of_gradio_and_asks_for_no_address(bare, tmp_path):
     run([bare / "pip", "install", "-r", ROOT / "docs/examples/space/requirements.txt"], tmp_path)
     scene = ROOT / "clipself_seg/mini/world/mini/val/000000.jpg"
-    with space(bare, tmp_path) as (address, said):
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    app, address = [bare / "python", ROOT / "docs/examples/space/app.py"], free_address()
+    settings = {"MODEL": "mini", "GRADIO_SERVER_PORT": address[17:], "PYTHONPATH": str(tmp_path)}
+    with started(app, tmp_path, address, **settings) as said:
         print(run([bare / "python", "-c", ASK, address, scene], tmp_path).stdout)
         for host in ("example.org", "10.0.0.1", "huggingface.co"):
             named = {"path": f"https://{host}/a.png", "meta": {"_type": "gradio.FileData"}}

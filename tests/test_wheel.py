@@ -159,8 +159,7 @@ ASK = """
 import sys
 from gradio_client import Client, handle_file
 client = Client(sys.argv[1], verbose=False)
-image, parts = client.predict(handle_file(sys.argv[2]), "red star, grass", api_name="/find")["image"], []
-print(image)
+print(client.predict(handle_file(sys.argv[2]), "red star, grass", api_name="/find")["annotations"])
 """
 
 
@@ -193,13 +192,17 @@ def test_the_space_answers_a_client_of_gradio_and_asks_for_no_address(bare, tmp_
     app, address = [bare / "python", ROOT / "docs/examples/space/app.py"], free_address()
     settings = {"MODEL": "mini", "GRADIO_SERVER_PORT": address[17:], "PYTHONPATH": str(tmp_path)}
     with started(app, tmp_path, address, **settings) as said:
-        print(run([bare / "python", "-c", ASK, address, scene], tmp_path).stdout)
+        answer = run([bare / "python", "-c", ASK, address, scene], tmp_path).stdout
+        assert "red star" in answer and "grass" in answer and answer.count(".png") == 2
         for host in ("example.org", "10.0.0.1", "huggingface.co"):
             named = {"path": f"https://{host}/a.png", "meta": {"_type": "gradio.FileData"}}
             for data in ([named, "grass"], [None, named]):
                 call = httpx.post(f"{address}/gradio_api/call/find", json={"data": data}).json()
-                events = httpx.get(f"{address}/gradio_api/call/find/{call['event_id']}").text
-                assert "event: error" in events
-            assert httpx.get(f"{address}/gradio_api/file=https://{host}/a.png").status_code == 403
-        asked = [line for line in said.read_text().splitlines() if line.startswith("asked ")]
+                events = httpx.get(f"{address}/gradio_api/call/find/{call['event_id']}")
+                assert "event: error" in events.text
+            for route, status in (("file", 403), ("proxy", 400)):
+                answer = httpx.get(f"{address}/gradio_api/{route}=https://{host}/a.png")
+                assert answer.status_code == status
+        serving = said.read_text().partition("Running on")[2].splitlines()  # before, pip fetches
+    asked = [line for line in serving if line.startswith("asked ")]
     assert asked and all("127.0.0.1" in line for line in asked)

@@ -2,11 +2,11 @@
 
 import cv2
 import numpy as np
+
+from clipself_seg.data.masks import tight_box
 from lab.mini.scenes import _draw_thing, _finish
 from lab.mini.shapes import Pose, shape_alpha, surface
 from lab.mini.textures import TEXTURES
-
-from clipself_seg.data.masks import tight_box
 
 SIZE = (144, 192)
 # Colour and shape, centre in the first and in the last frame.

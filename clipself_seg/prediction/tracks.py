@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,10 +21,9 @@ from clipself_seg.errors import of_extra
 from clipself_seg.files import write_json, write_text
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Json, Written
-from clipself_seg.prediction.results import PanopticSegmentation, Prediction
+from clipself_seg.prediction.results import PanopticSegmentation, Prediction, colours_of
 from clipself_seg.prediction.video import Video, predicted_frames, written_frames
 from clipself_seg.prediction.writers import ResultFiles
-from clipself_seg.visualization.colours import class_colours
 
 OF_TRACKS = ("overlays",)  # formats that a video has with --track
 
@@ -98,7 +97,7 @@ class Tracks:
 
     Attributes:
         frames: of each frame, number of an object, which counts from 1 -> where it is.
-        found: number of an object -> label and score of its class in each frame where the model has found it.
+        scores: number of an object -> label and score of its class in each frame where the model saw it.
         size: width and height of a frame.
     """
 
@@ -112,7 +111,7 @@ class Tracks:
         self._every = every
         self.size = (0, 0)
         self.frames = list[dict[int, Sighting]]()
-        self.found = defaultdict[int, list[tuple[int, float]]](list)
+        self.scores = defaultdict[int, list[tuple[int, float]]](list)
 
     def add(self, number: int, result: Prediction) -> None:
         """Adds a frame, and those in front of it that were left out; stuff is no object.
@@ -137,8 +136,8 @@ class Tracks:
                 row = rows[place]
                 mask = None if regions.masks is None else mask_as_json(regions.masks[row])
                 seen[identity + 1] = Sighting(boxes[row].tolist(), mask)
-                found = int(regions.labels[row]), float(regions.scores[row])
-                self.found[identity + 1].append(found)
+                score = int(regions.labels[row]), float(regions.scores[row])
+                self.scores[identity + 1].append(score)
         self.frames.append(seen)
 
     def add_left_out(self, end: int) -> None:
@@ -155,14 +154,12 @@ class Tracks:
             self.frames.append(seen)
 
     def named(self) -> dict[int, tuple[int, float]]:
-        """Number of each object -> label of its class, and the mean of that score over the frames where it is found."""
+        """Number of each object -> label of its class, and the mean of that score over the frames where it was seen."""
         named = {}
-        for number, found in sorted(self.found.items()):
-            sums = Counter[int]()
-            for label, score in found:
-                sums[label] += score  # type: ignore[assignment]
-            label, total = sums.most_common(1)[0]
-            named[number] = label, total / len(found)
+        for number, scores in sorted(self.scores.items()):
+            labels, values = zip(*scores)
+            sums = np.bincount(labels, values)
+            named[number] = int(sums.argmax()), float(sums.max()) / len(scores)
         return named
 
     def to_coco(self, name: str, categories: Sequence[Json]) -> Json:
@@ -175,23 +172,17 @@ class Tracks:
         annotations = []
         for number, (label, score) in self.named().items():
             seen = [frame.get(number) for frame in self.frames]
-            masks = [one and one.mask for one in seen]
-            annotations.append(
-                {
-                    "id": number,
-                    "video_id": 1,
-                    "category_id": categories[label]["id"],
-                    "score": score,
-                    "iscrowd": 0,
-                    "segmentations": masks,
-                    "bboxes": [one and one.box for one in seen],
-                    "areas": [mask and int(rle.area(mask)) for mask in masks],
-                }
-            )
+            boxes, masks = [one and one.box for one in seen], [one and one.mask for one in seen]
+            areas = [mask and int(rle.area(mask)) for mask in masks]
+            class_id = categories[label]["id"]
+            one: Json = {"id": number, "video_id": 1, "category_id": class_id, "score": score}
+            one |= {"segmentations": masks, "bboxes": boxes, "areas": areas, "iscrowd": 0}
+            annotations.append(one)
+        width, height = self.size
         files = [f"{name}/{number:06d}.jpg" for number in range(len(self.frames))]
-        video: Json = dict(zip(("width", "height"), self.size))
-        video |= {"id": 1, "length": len(files), "file_names": files}
-        return {"videos": [video], "annotations": annotations, "categories": list(categories)}
+        video = {"id": 1, "width": width, "height": height, "length": len(files)}
+        videos = [video | {"file_names": files}]
+        return {"videos": videos, "annotations": annotations, "categories": list(categories)}
 
     def to_mot(self) -> str:
         """MOT's text: frame from 1, object, left, top, width, height and score of each box, and three times -1."""
@@ -213,18 +204,11 @@ class Tracks:
         from clipself_seg.visualization.overlays import box_overlay  # 0.3 s of matplotlib
 
         named, seen = self.named(), self.frames[number]
-        colours = dict(zip(named, class_colours([f"object {one}" for one in named])))
+        colours = dict(zip(named, colours_of(tuple(f"object {one}" for one in named))))
+        own = np.array([colours[one] for one in seen], np.uint8).reshape(-1, 3)
         boxes = np.array([one.box for one in seen.values()]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        drawn = box_overlay(
-            image,
-            boxes,
-            None,
-            [f"{names[named[one][0]]} {one}" for one in seen],
-            np.ones(len(seen), bool),
-            [rle.decode(one.mask) > 0 for one in seen.values() if one.mask],
-            legend=False,
-            enlarge=False,
-            colours=np.array([colours[one] for one in seen], np.uint8).reshape(-1, 3),
-        )
-        return np.asarray(drawn)
+        titles = [f"{names[named[one][0]]} {one}" for one in seen]
+        masks = [rle.decode(one.mask) > 0 for one in seen.values() if one.mask]
+        given = boxes, None, titles, np.ones(len(seen), bool), masks
+        return np.asarray(box_overlay(image, *given, legend=False, enlarge=False, colours=own))

@@ -27,7 +27,7 @@ def tracks():
         {1: Sighting([1.5, 2, 3, 4])},
         {1: Sighting([2, 2, 3, 4], mask), 2: Sighting([0, 0, 1, 1], mask)},
     ]
-    made.found |= {1: [(1, 0.5), (0, 0.6), (1, 0.4)], 2: [(0, 0.25)]}
+    made.scores |= {1: [(1, 0.5), (0, 0.6), (1, 0.4)], 2: [(0, 0.25)]}
     return made
 
 
@@ -59,7 +59,7 @@ def test_the_colour_of_an_object_is_the_same_in_all_frames():
         {1: Sighting([20, 20, 60, 60])},
         {2: Sighting([5, 5, 9, 9]), 1: Sighting([20, 20, 60, 60])},
     ]
-    made.found |= {1: [(0, 0.5)], 2: [(0, 0.5)]}
+    made.scores |= {1: [(0, 0.5)], 2: [(0, 0.5)]}
     first, second = (made.overlay(number, image, ["cat"]) for number in (0, 1))
     assert (first[60, 20] == second[60, 20]).all() and (first[60, 20] != 90).any()
 

@@ -38,10 +38,15 @@ def track_video(
         save: formats to write, of `OF_TRACKS`.
 
     Raises:
+        MissingPackage: the extra `video` is not installed.
         InputError, OSError: as `predict_video`.
     """
+    bot_sort = of_extra("trackers", "--track", "video").BoTSORTTracker
     with contextlib.closing(Video(source.path, results.max_pixels)) as video:
-        tracks = Tracks(tracker_of(video.rate, every), every)
+        # In thirtieths of a second: an object may be lost for a second, or three looks of the model.
+        lost = math.ceil(30 * max(1, 3 * every / video.rate))
+        tracker = bot_sort(lost, video.rate, minimum_consecutive_frames=1)
+        tracks = Tracks(tracker, every)
         for number, result in predicted_frames(results, video, every, batch_size):
             tracks.add(number, result)
         tracks.add_left_out(video.position)
@@ -59,19 +64,6 @@ def track_video(
                 add(tracks.overlay(number, image, names))
     video.require_whole()
     return Written(files, {"frames": len(tracks.frames), "every": every, "rate": video.rate})
-
-
-def tracker_of(rate: float, every: int) -> Any:
-    """BoT-SORT for a video of so many frames a second, of which a model looks at one of `every`.
-
-    Raises:
-        MissingPackage: the extra `video` is not installed.
-    """
-    # It counts in thirtieths of a second: an object may be lost for a second, or three looks.
-    buffer = math.ceil(30 * max(1, 3 * every / rate))
-    return of_extra("trackers", "--track", "video").BoTSORTTracker(
-        frame_rate=rate, lost_track_buffer=buffer, minimum_consecutive_frames=1
-    )
 
 
 def _detections(boxes: np.ndarray) -> Any:
@@ -104,7 +96,7 @@ class Tracks:
     def __init__(self, tracker: Any, every: int) -> None:
         """
         Args:
-            tracker: see `tracker_of`.
+            tracker: of the package trackers.
             every: the model looks at one frame of so many.
         """
         self._tracker = tracker
@@ -131,13 +123,14 @@ class Tracks:
         given = _detections(regions.boxes[rows])
         tracked = self._tracker.update(given, result.image[..., ::-1])  # it takes BGR
         seen = dict[int, Sighting]()
-        for identity, place in zip(tracked.tracker_id.tolist(), tracked.data.get("row", ())):
+        # In the order of the prediction; trackers counts from 0, and -1 is no object yet.
+        for place, identity in sorted(zip(tracked.data.get("row", ()), tracked.tracker_id)):
             if identity >= 0:
-                row = rows[place]
+                row, object_id = rows[place], int(identity) + 1
                 mask = None if regions.masks is None else mask_as_json(regions.masks[row])
-                seen[identity + 1] = Sighting(boxes[row].tolist(), mask)
+                seen[object_id] = Sighting(boxes[row].tolist(), mask)
                 score = int(regions.labels[row]), float(regions.scores[row])
-                self.scores[identity + 1].append(score)
+                self.scores[object_id].append(score)
         self.frames.append(seen)
 
     def add_left_out(self, end: int) -> None:

@@ -212,10 +212,11 @@ def test_ray_reads_every_form_and_goes_on_after_a_kill(tmp_path, pyarrow):
     before = parts()
     first = done("in")
     assert first.returncode == 1, first.stderr
-    assert first.stdout == f"200 of 201 predicted, in {tmp_path / 'out'}\n"
+    # In front of it Ray may warn of a slow machine.
+    assert first.stdout.endswith(f"200 of 201 predicted, in {tmp_path / 'out'}\n")
     assert len(parts().items() & before.items()) >= len(before) - 1
     more = done("images.parquet", "list.txt", "shard-0.tar", f"file://{tmp_path}/in")
-    assert more.stdout == f"204 of 206 predicted, in {tmp_path / 'out'}\n", more.stderr
+    assert more.stdout.endswith(f"204 of 206 predicted, in {tmp_path / 'out'}\n"), more.stderr
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     images = [row["image"] for row in rows]
     assert len(set(images)) == 206

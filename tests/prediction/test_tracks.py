@@ -1,16 +1,18 @@
 """Objects of a video: what they are called, the formats they are written in, and their numbers over the frames."""
 
 import json
-import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
-from pycocotools import mask as rle
 
+from clipself_seg.commands import predict
+from clipself_seg.data.masks import mask_as_json
 from clipself_seg.errors import MissingPackage
-from clipself_seg.prediction.tracks import Sighting, Tracks, tracker_of
-from tests.conftest import ROOT
+from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.tracks import Sighting, Tracks, track_video
+from clipself_seg.prediction.video import Video
 from tests.moving_shapes import moving_shapes
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]
@@ -20,8 +22,7 @@ def tracks():
     """A dog that is once taken for a cat, and is not looked at in the second of three frames."""
     made = Tracks(None, 2)
     made.size = (8, 6)
-    mask = rle.encode(np.asfortranarray(np.ones((6, 8), np.uint8)))
-    mask["counts"] = mask["counts"].decode()
+    mask = mask_as_json(np.ones((6, 8), bool))
     made.frames = [
         {1: Sighting([1, 2, 3, 4], mask)},
         {1: Sighting([1.5, 2, 3, 4])},
@@ -64,32 +65,23 @@ def test_the_colour_of_an_object_is_the_same_in_all_frames():
     assert (first[60, 20] == second[60, 20]).all() and (first[60, 20] != 90).any()
 
 
-def test_without_trackers_the_command_that_brings_it_is_said(monkeypatch):
+def test_without_trackers_the_command_that_brings_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(MissingPackage, match=r'pip install "clipself_seg\[video\]"'):
-        tracker_of(25.0, 1)
+        track_video(None, ImageFile(tmp_path / "a.mp4", "a.mp4"), save=(), every=1, batch_size=1)
 
 
 def scores(truth, found):
-    """IDF1, HOTA and switches by trackers.eval, and IDF1 and HOTA by trackeval."""
+    """IDF1, HOTA and switches by trackers.eval; trackeval agrees on the first two."""
     from trackers import load_mot_file
     from trackers.eval import evaluate_mot_sequence
     from trackers.io.mot import _prepare_mot_sequence
     from trackeval.metrics import HOTA, Identity
 
     own = evaluate_mot_sequence(truth, found, metrics=["CLEAR", "HOTA", "Identity"])
-    data = _prepare_mot_sequence(load_mot_file(truth), load_mot_file(found))
-    other = {
-        "num_timesteps": data.num_frames,
-        "num_gt_ids": data.num_gt_ids,
-        "num_tracker_ids": data.num_tracker_ids,
-        "num_gt_dets": data.num_gt_dets,
-        "num_tracker_dets": data.num_tracker_dets,
-        "gt_ids": data.gt_ids,
-        "tracker_ids": data.tracker_ids,
-        "similarity_scores": data.similarity_scores,
-    }
-    checked = Identity().eval_sequence(other)["IDF1"], HOTA().eval_sequence(other)["HOTA"].mean()
+    data = vars(_prepare_mot_sequence(load_mot_file(truth), load_mot_file(found)))
+    data["num_timesteps"] = data["num_frames"]
+    checked = Identity().eval_sequence(data)["IDF1"], HOTA().eval_sequence(data)["HOTA"].mean()
     assert checked == pytest.approx((own.Identity.IDF1, own.HOTA.HOTA), abs=1e-6)
     return own.Identity.IDF1, own.HOTA.HOTA, own.CLEAR.IDSW
 
@@ -99,40 +91,33 @@ def scores(truth, found):
 def test_shapes_that_cross_keep_their_numbers(tmp_path, every):
     pytest.importorskip("trackers", reason="trackers is not installed: the extra video has it")
     pytest.importorskip("trackeval", reason="trackeval is not installed")
+    truth, by_place = tmp_path / "truth.txt", tmp_path / "by_place.txt"
     boxes = moving_shapes(tmp_path / "clip.mp4")
-    truth, before = tmp_path / "truth.txt", tmp_path / "before.txt"
-    truth.write_text(
-        "".join(
-            f"{frame},{number},{','.join(map(str, box))},1,1,1\n"
-            for frame, seen in enumerate(boxes, 1)
-            for number, box in enumerate(seen, 1)
-        )
-    )
+    rows = [(f, n, *box) for f, seen in enumerate(boxes, 1) for n, box in enumerate(seen, 1)]
+    truth.write_text("".join(",".join(map(str, (*row, 1, 1, 1))) + "\n" for row in rows))
     words = ["--words", "red star, blue ring, yellow heart, grass", "--stuff", "grass"]
     how = ["--task", "panoptic", "--model", "mini", "--every", str(every), "--device", "cpu"]
-    line = [sys.executable, "-m", "clipself_seg", "predict", str(tmp_path / "clip.mp4"), "--track"]
     out = ["--output", str(tmp_path / "out")]
-    subprocess.run([*line, *words, *how, *out], cwd=ROOT, check=True, capture_output=True)
-    found = tmp_path / "out/tracks/clip.txt"
-    # Without tracks an object has its place in its frame for a number.
-    count, lines = dict[str, int](), []
-    for row in found.read_text().splitlines():
+    assert predict.main([str(tmp_path / "clip.mp4"), "--track", *words, *how, *out]) == 0
+    tracked = tmp_path / "out/tracks/clip.txt"
+    # Without tracks an object has its place in the prediction for a number.
+    lines, count = "", Counter()
+    for row in tracked.read_text().splitlines():
         frame, _, rest = row.split(",", 2)
-        count[frame] = count.get(frame, 0) + 1
-        lines.append(f"{frame},{count[frame]},{rest}\n")
-    before.write_text("".join(lines))
-    earlier, now = scores(truth, before), scores(truth, found)
-    print(every, earlier, now)
-    assert now[0] > earlier[0] + 0.05 and now[1] > earlier[1] + 0.05 and now[2] < earlier[2]
+        count[frame] += 1
+        lines += f"{frame},{count[frame]},{rest}\n"
+    by_place.write_text(lines)
+    before, after = scores(truth, by_place), scores(truth, tracked)
+    assert after[0] > before[0] + 0.05 and after[1] > before[1] + 0.05 and after[2] < before[2]
     content = json.loads((tmp_path / "out/tracks/clip.json").read_text())
     names = {entry["id"]: entry["name"] for entry in content["categories"]}
-    called = {names[one["category_id"]] for one in content["annotations"]}
-    assert called == {"red star", "blue ring", "yellow heart"}
-    looked = {
-        frame
-        for one in content["annotations"]
-        for frame, mask in enumerate(one["segmentations"])
-        if mask
+    objects = content["annotations"]
+    assert {names[one["category_id"]] for one in objects} == {
+        "red star",
+        "blue ring",
+        "yellow heart",
     }
-    assert looked <= set(range(0, 24, every)) and content["videos"][0]["length"] == 24
-    assert sum(box is not None for one in content["annotations"] for box in one["bboxes"]) > 50
+    masks = {frame for one in objects for frame, mask in enumerate(one["segmentations"]) if mask}
+    assert masks == set(range(0, 24, every)) and content["videos"][0]["length"] == 24
+    drawn = Video(tmp_path / "out/overlays/clip.mp4", 10**6)
+    assert len(list(drawn.frames(1))) == 24 and drawn.rate == 12

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.needs import (
-    fetch_parts,
-    missing_parts,
-    part_of,
-    require_packages,
-    say_parts,
-)
+from clipself_seg.checkpoints import locate, needs
 from clipself_seg.checkpoints.published_outputs import Row, read_table
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
@@ -57,12 +50,12 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     paths = {name: path for name, path in given.items() if path.exists()}
     wanted = [image for name, image in used.items() if name not in paths]
     configurations = [of[name][0].values(name) for name in names]
-    parts = [part_of(image) for image in wanted if not locate.own_file(image)]
-    parts += [part for values in configurations for part in missing_parts(values)]
+    parts = [needs.part_of(image) for image in wanted if not locate.own_file(image)]
+    parts += [part for values in configurations for part in needs.missing_parts(values)]
     if every:
-        say_parts(parts)
+        needs.say_parts(parts)
     else:
-        fetch_parts(parts, lambda: [require_packages(values) for values in configurations])
+        needs.fetch_parts(parts, lambda: list(map(needs.require_packages, configurations)))
     lost = {}  # name of an image or of weights -> why it cannot be had
     for name, image in used.items():
         try:

@@ -165,7 +165,9 @@ def test_an_address_has_a_folder_of_its_own(folder):
     ],
 )
 def test_no_address_leads_out_of_its_folder(address, name, folder, monkeypatch):
-    monkeypatch.setattr(module, "download", lambda _, path: path.parent.mkdir(parents=True))
+    monkeypatch.setattr(
+        module.download, "download", lambda _, path: path.parent.mkdir(parents=True)
+    )
     path = locate(NOWHERE + address)
     assert path.name == name and path.parent.parent == folder / "addresses"
 
@@ -336,6 +338,15 @@ def test_a_file_is_known_by_its_place_or_its_hash(folder, tmp_path_factory, monk
     assert published_as(copy, "ViT-L-14") is None
     (folder / "one.pt").symlink_to(copy)
     assert published_as(copy, "ViT-L-14") is one
+
+
+def test_a_file_of_quite_another_size_than_the_published_one_is_not_hashed(folder, monkeypatch):
+    one = entry(model="ViT-L-14", size=None, megabytes=1710)
+    monkeypatch.setattr(module, "zoo", lambda: {"one": one})
+    monkeypatch.setattr(module.download, "file_sha256", lambda path: pytest.fail("hashed"))
+    (folder / "other.pt").write_bytes(DATA)
+    assert published_as(folder / "other.pt", "ViT-L-14") is None
+    assert one.may_have(1_709_812_345) and not one.may_have(855_000_000)
 
 
 def test_a_revision_and_a_file_may_be_named(hub):

@@ -103,7 +103,7 @@ def train_rpn(args: argparse.Namespace) -> int:
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
         python tools/precompute.py train-rpn --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json \\
-            MODEL.STOCK_RPN.BACKBONE_WEIGHTS resnet50-0676ba61.pth
+            MODEL.STOCK_RPN.BACKBONE_WEIGHTS R-50.pkl
 
     The first line is for the mini world, the second takes the RPN of an F-ViT on the original CLIP, the third
     Detectron2's R50-FPN. Each is clipself-seg train, which writes into OUTPUT_DIR, and then

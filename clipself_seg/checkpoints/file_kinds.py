@@ -51,11 +51,6 @@ def require_readable(path: Path) -> None:
     """
     if not path.is_file():
         return
-    if path.suffix == ".pkl":
-        raise InputError(
-            f"{path} is a pickle of arrays, which is not read: of Detectron2's ResNets give torchvision's file of the "
-            "same weights, such as the name resnet101"
-        )
     start = _beginning(path)
     if _of_safetensors(start):
         from safetensors import safe_open

@@ -1,4 +1,4 @@
-"""Reads torch's files without running code of the file.
+"""Reads pickled weights without running code of the file: torch's files, and Detectron2's ``.pkl`` of NumPy arrays.
 
 torch reads its own, tensors and plain data alone (``weights_only``), after `check_pickle` has looked at what the pickle
 names and claims: some of what torch would make for it takes as much memory as a number in the file says.
@@ -6,6 +6,7 @@ names and claims: some of what torch would make for it takes as much memory as a
 
 from __future__ import annotations
 
+import collections
 import io
 import mmap
 import os
@@ -14,15 +15,18 @@ import pickletools
 import re
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from clipself_seg.checkpoints.bounds import ForeignName, OutOfBounds, check_archive
+from clipself_seg.checkpoints.bounds import ForeignName, OutOfBounds, check_archive, refusing
 from clipself_seg.checkpoints.file_kinds import ARCHIVE, require_readable
-from clipself_seg.errors import shown
+from clipself_seg.errors import InputError, shown
+from clipself_seg.schema import ANYTHING, OBJECT, TEXT, Each, check
 
 # How files begin that `torch.save` wrote before version 1.6: with a pickled number.
 OLD_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -159,3 +163,105 @@ def _check_name(name: str) -> None:
     is_type = module == "torch" and isinstance(getattr(torch, last, None), torch.dtype)
     if not (name in NAMES or is_type or STORAGE.fullmatch(name)):
         raise ForeignName(name)
+
+
+# Codes of the types that numbers have; objects and records are refused.
+NUMBERS = re.compile(r"[<>=|]?([?bBhHiIlLqQefdFD]|[biufc]\d{1,2})")
+
+
+def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Name -> tensor of a pickled dict of arrays, or of the one that is its "model".
+
+    Raises:
+        InputError: missing, damaged, without arrays, naming anything that could run code, or of arrays
+            that are larger than the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no weights at {path}; give the path of a .pkl file")
+    with refusing(path, "pickle of arrays"):
+        with path.open("rb") as file, mmap.mmap(
+            file.fileno(), 0, access=mmap.ACCESS_READ
+        ) as bytes_:
+            content = _ArrayUnpickler(bytes_, encoding="latin1").load()
+        if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+            content = content["model"]
+        check(content, OBJECT, path, "give arrays by their names")
+        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray | np.generic)}
+        check(arrays, Each(TEXT, ANYTHING), path, "give arrays by their names")
+        # Several may be of the same bytes, which each tensor has for itself.
+        if (whole := sum(array.nbytes for array in arrays.values())) > path.stat().st_size:
+            raise OutOfBounds(f"its arrays claim {whole} bytes, more than the file has")
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    if not tensors:
+        raise InputError(f"{path} holds no arrays; is it a checkpoint?")
+    return tensors
+
+
+def _dtype(code: str, *_: object) -> np.dtype:
+    if not NUMBERS.fullmatch(code):
+        raise pickle.UnpicklingError(f"an array of {code[:20]}, not of numbers")
+    return np.dtype(code)
+
+
+def _scalar(dtype: np.dtype, content: bytes) -> np.generic:
+    (number,) = np.frombuffer(content, dtype)
+    return number
+
+
+def _from_buffer(content: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+# What stands for the names in a pickle of arrays: no call of it makes more than the file holds.
+ARRAY_NAMES: dict[str, Callable[..., Any] | None] = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "_codecs.encode": lambda text, _: text.encode("latin1"),  # how protocol 2 writes bytes
+    "builtins.bytes": lambda: b"",
+    "__builtin__.bytes": lambda: b"",
+    "numpy.dtype": _dtype,
+    "numpy.ndarray": None,  # only ever named to `_reconstruct`
+}
+for _core in ("numpy.core", "numpy._core"):
+    ARRAY_NAMES |= {
+        f"{_core}.multiarray._reconstruct": lambda *_: np.empty(0),  # its state is the array
+        f"{_core}.multiarray.scalar": _scalar,
+        f"{_core}.numeric._frombuffer": _from_buffer,
+    }
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Knows arrays and scalars of numbers beside plain data.
+
+    It is Python's own unpickler in Python, whose memo is a dict: in that of C, nine bytes make an array of gigabytes.
+    """
+
+    # What typeshed does not know of.
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]]
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The object that stands for a name."""
+        if (full := f"{module}.{name}") not in ARRAY_NAMES:
+            raise ForeignName(full)
+        return ARRAY_NAMES[full]
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(built := self.stack[-1], np.ndarray):
+            built.__setstate__(state)
+        elif isinstance(built, np.dtype) and state[1] == ">":
+            raise pickle.UnpicklingError("its numbers are big-endian")
+        elif not isinstance(built, np.dtype | collections.OrderedDict):  # theirs is no data
+            raise pickle.UnpicklingError(f"{type(built).__name__} has no state")
+
+    def _bytearray(self) -> None:  # Python's own makes room before it reads
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch = {
+        **cast(Any, pickle)._Unpickler.dispatch,
+        pickle.BUILD[0]: _build,
+        pickle.BYTEARRAY8[0]: _bytearray,
+    }

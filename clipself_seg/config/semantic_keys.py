@@ -71,7 +71,7 @@ cat_seg.key("SYNONYMS", "first", choices=("first", "mean"))
 # Attention over classes sees at least so many, the rest learned padding, and at most so many,
 # the best of the window; 0 is all there are (version 1).
 cat_seg.key("PAD_LEN", 256, at_least(0), folder=(0, 512))
-# Weights of the guidance backbone: a .pth or .safetensors file. Training needs them
+# Weights of the guidance backbone: a .pth, .safetensors or .pkl file. Training needs them
 # ("random" is taken literally); a checkpoint of the whole model holds them.
 cat_seg.key("BACKBONE_WEIGHTS", "", weights=True, folder=None)
 # Leave ignored pixels out of the loss; the official loss has them as "no class".

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import locate
+from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import fit, read_checkpoint
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.find_kind import signature_of
@@ -212,15 +213,15 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -
 
     Args:
         backbone: module under Detectron2's names.
-        path: a .pth or .safetensors file, or a name of the zoo; under Detectron2's names, or torchvision's.
+        path: a .pth, .safetensors or .pkl file, or a name of the zoo; under Detectron2's names, or torchvision's.
         key: configuration key that names the file, for messages.
 
     Raises:
         InputError: the file lacks tensors of the backbone, has others, or they have other shapes.
     """
     path = locate(path)
-    content = read_checkpoint(path).tensors
-    tensors = {name.removeprefix("backbone."): value for name, value in content.items()}
+    tensors = read_numpy_pickle(path) if path.suffix == ".pkl" else read_checkpoint(path).tensors
+    tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
     if "layer1.0.conv1.weight" in tensors:
         tensors = {_of_detectron2(name): tensor for name, tensor in tensors.items()}
     own = backbone.state_dict()

@@ -1,4 +1,4 @@
-"""Pickles: torch's files to the bit, or refused where they name or claim what is not there."""
+"""Pickles: torch's files to the bit, Detectron2's arrays; or refused where they name or claim what is not there."""
 
 import argparse
 import collections
@@ -17,8 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipself_seg.checkpoints.locate import refuse_lost
-from clipself_seg.checkpoints.pickles import read_torch
+from clipself_seg.checkpoints.pickles import read_numpy_pickle, read_torch
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.errors import InputError
 
@@ -43,6 +42,8 @@ class Forged:
     def __reduce__(self):
         return self.reduced
 
+
+# torch's files.
 
 ARCHIVE, OLD = True, False
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64)
@@ -231,7 +232,126 @@ def test_a_tensor_that_repeats_its_storage_is_refused(tmp_path, archive):
         read_checkpoint(tmp_path / "x.pt")
 
 
-def test_a_pickle_of_arrays_is_refused_with_the_name_of_the_same_weights(tmp_path):
-    (tmp_path / "R-101.pkl").write_bytes(pickle.dumps({"model": {"weight": np.ones(2)}}))
-    with pytest.raises(InputError, match="R-101.pkl is a pickle of arrays, .* name resnet101"):
-        refuse_lost(str(tmp_path / "R-101.pkl"))
+# Detectron2's pickles of arrays.
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_arrays_come_back(tmp_path, protocol):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    model = OrderedDict(weight=weight, count=np.int64(3), steps=np.array(7))
+    model._metadata = {"version": 1}
+    written = {"model": model, "__author__": "somebody", "matching_heuristics": True}
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps(written, protocol))
+    tensors = read_numpy_pickle(tmp_path / "R.pkl")
+    assert np.array_equal(tensors["weight"].numpy(), weight)
+    assert (int(tensors["count"]), int(tensors["steps"]), len(tensors)) == (3, 7, 3)
+
+
+def test_code_is_refused_by_name_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "R.pkl").write_bytes(
+        pickle.dumps({"model": {"weight": Forged(os.mkdir, ("ran",))}})
+    )
+    with pytest.raises(InputError, match=r"R.pkl is refused: it names (posix|nt|os).mkdir"):
+        read_numpy_pickle("R.pkl")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_page_of_a_name_is_not_repeated(tmp_path):
+    (tmp_path / "R.pkl").write_bytes(b"\x80\x02c" + b"x" * 10_000 + b"\ny\n.")
+    with pytest.raises(InputError, match="it names xxx") as caught:
+        read_numpy_pickle(tmp_path / "R.pkl")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04}", pickle.dumps([1]), pickle.dumps({"a": 1})])
+def test_what_holds_no_arrays_is_named(tmp_path, content):
+    (tmp_path / "R.pkl").write_bytes(content)
+    with pytest.raises(InputError, match="R.pkl"):
+        read_numpy_pickle(tmp_path / "R.pkl")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="no weights at .*none.pkl"):
+        read_numpy_pickle(tmp_path / "none.pkl")
+
+
+F4 = np.dtype("f4")
+RECONSTRUCT, (_, _, CODE), _ = np.ones(1, F4).__reduce__()
+SCALAR = np.float32(1).__reduce__()[0]
+
+
+def array(shape, dtype, content):
+    return Forged(RECONSTRUCT, (np.ndarray, (0,), CODE), (1, shape, dtype, False, content))
+
+
+CLAIMS = {
+    "a shape without bytes": array((1 << 40,), F4, b""),
+    "bytes without a shape": array((1,), F4, bytes(8)),
+    "objects": array((1 << 24,), np.dtype("O"), []),
+    "a scalar of gigabytes": Forged(SCALAR, (np.dtype("V200000000"),)),
+    "an array of no size each": array((1 << 40,), np.dtype("V0"), b""),
+    "bytes by their number": Forged(bytes, (1 << 24,)),
+    "attributes of a class": Forged(RECONSTRUCT, (), (None, {"fill": 3})),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_arrays_that_claim_more_than_the_file_holds_are_refused(tmp_path, claim):
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps({"model": {"weight": claim}}, 2))
+    with within_a_megabyte(), pytest.raises(InputError, match="R.pkl is (refused|truncated)"):
+        read_numpy_pickle(tmp_path / "R.pkl")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\x00\x00\x00\x01.",  # the memo's entry 2 ** 24
+        b"\x80\x05\x96\x00\x00\x00\x01\x00\x00\x00\x00x.",  # 2 ** 24 bytes
+        b"\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aNsb.",  # an attribute of a function
+    ],
+)
+def test_nine_bytes_do_not_become_gigabytes(tmp_path, content):
+    (tmp_path / "R.pkl").write_bytes(content)
+    with within_a_megabyte(), pytest.raises(
+        InputError, match="R.pkl is (.* and has to be an object|refused: it is d|tr)"
+    ):
+        read_numpy_pickle(tmp_path / "R.pkl")
+
+
+def test_arrays_of_the_same_bytes_again_and_again_are_refused(tmp_path):
+    content = b"x" * 4000
+    arrays = {str(n): array((1000,), F4, content) for n in range(5)}
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps(arrays, 4))
+    with pytest.raises(InputError, match="R.pkl is refused: its arrays claim 20000 bytes"):
+        read_numpy_pickle(tmp_path / "R.pkl")
+
+
+def test_arrays_of_any_layout_come_back(tmp_path):
+    arrays = {
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "half": np.ones((2, 0, 3), np.float16),
+        "flag": np.array([True, False]),
+        "complex": np.array(1j, np.complex64),
+        "number": np.uint8(200),
+    }
+    for protocol in (2, 5):
+        (tmp_path / "R.pkl").write_bytes(pickle.dumps(arrays, protocol))
+        tensors = read_numpy_pickle(tmp_path / "R.pkl")
+        assert all(np.array_equal(tensors[name].numpy(), arrays[name]) for name in arrays)
+
+
+def test_a_pickle_of_python_2_is_read(tmp_path):
+    raw = bytes(range(200, 206))
+    (tmp_path / "R.pkl").write_bytes(
+        b"\x80\x02}U\x06weightcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x06\x85cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89U\x06" + raw + b"tbs."
+    )
+    assert read_numpy_pickle(tmp_path / "R.pkl")["weight"].tolist() == list(raw)
+
+
+def test_an_array_under_a_number_is_named(tmp_path):
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps({None: np.ones(1)}))
+    with pytest.raises(InputError, match="R.pkl is an object with the key None, and has to be"):
+        read_numpy_pickle(tmp_path / "R.pkl")

@@ -3,7 +3,7 @@
 Formats by where they are read:
 
     checkpoints/read.py, clip/          weights: .safetensors, .pt (zip), .pth (old pickles)
-    models/model_base.py                Detectron2's backbones
+    checkpoints/pickles.py              .pkl of Detectron2's backbones
     models/*/weights.py                 checkpoints of CAT-Seg, panoptic models, F-ViT and distillation
     heads/diffusion/                    Stable Diffusion in one file
     checkpoints/training_state.py       training states, from which a run is resumed

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import json
+import pickle
 import random
 import shlex
 import tempfile
@@ -13,12 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import read_state, write_state
 from clipself_seg.clip import CLIP, TextBank, find_kind, load_clip
@@ -176,11 +179,32 @@ def _backbone_config(weights: str) -> CfgNode:
     return load_config(None, [*BACKBONE, "MODEL.CAT_SEG.BACKBONE_WEIGHTS", weights])
 
 
-def _write_backbone(path: Path) -> None:
-    torch.save({"model": build_backbone(_backbone_config("random")).state_dict()}, path)
+def _arrays() -> dict[str, Any]:
+    state = build_backbone(_backbone_config("random")).state_dict()
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def _write_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": _arrays(), "__author__": "x"}, 2))
+
+
+def _remade_pickle(rng: random.Random) -> bytes:
+    arrays: dict[Any, Any] = dict(list(_arrays().items())[:20])
+    name = rng.choice(list(arrays))
+    value = arrays[name]
+    odd: list[Any] = [
+        *(np.array([{}, []], object), np.array(["a"]), np.array(1, "M8[s]"), np.zeros(1, "f4,i4")),
+        *(value.astype(">f4"), value.astype(complex), np.zeros(3, np.longdouble), np.float64(3)),
+        *(np.asfortranarray(value), np.zeros(0), np.zeros(3, np.uint64), value.astype(np.float16)),
+        *(np.broadcast_to(np.float32(0), (10**6, 10**6))[:0], np.array(b"x"), Bomb(), *ODD_VALUES),
+    ]
+    arrays[rng.choice((name, 0, None, ("a",), b"x"))] = rng.choice(odd)
+    content = rng.choice((arrays, {"model": arrays}, [arrays], {"model": {"model": arrays}}))
+    return pickle.dumps(content, rng.choice((0, 2, 3, 4, 5)))
 
 
 def _read_backbone(path: Path) -> None:
+    read_numpy_pickle(path)
     build_backbone(_backbone_config(str(path)))
 
 
@@ -336,8 +360,8 @@ WEIGHTS = {
         "json",
         weight=0.5,
     ),
-    "weights_backbone_pth": Reader(
-        file("backbone.pth", _write_backbone), _read_backbone, "zip", weight=0.3
+    "weights_numpy_pkl": Reader(
+        file("backbone.pkl", _write_pickle), _read_backbone, "bytes", _remade_pickle, weight=0.3
     ),
     "weights_cat_seg_pth": _model_reader("cat_seg"),
     "weights_panoptic_pth": _model_reader("panoptic"),

@@ -101,7 +101,7 @@ def test_what_would_diverge_or_means_nothing_is_refused():
     real = load_config(ROOT / "configs/detection/rpn_r50_ov_coco.yaml", [])
     with pytest.raises(InputError, match=f"would be random .* give {WEIGHTS_KEY}, such as"):
         StockRPN.training_config(real)
-    given = load_config(ROOT / "configs/detection/rpn_r50_ov_coco.yaml", [WEIGHTS_KEY, "R-50.pth"])
+    given = load_config(ROOT / "configs/detection/rpn_r50_ov_coco.yaml", [WEIGHTS_KEY, "R-50.pkl"])
     assert StockRPN.training_config(given) is given
     with pytest.raises(InputError, match="python tools/precompute.py proposals writes its boxes"):
         StockRPN.training_config(load_config(MINI, ["DATASETS.TEST", "('mini_val_boxes',)"]))

@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import functools
 import logging
+import pickle
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -244,7 +246,7 @@ def test_training_with_a_random_guidance_backbone_has_to_be_meant():
     key = "MODEL.CAT_SEG.BACKBONE_WEIGHTS"
     with pytest.raises(InputError, match=f"build_resnet_backbone would be random: give {key}"):
         CATSeg.training_config(load_config(preset))
-    for opts in ((key, "random"), (key, "R-101.pth"), ("MODEL.WEIGHTS", "catseg.pth")):
+    for opts in ((key, "random"), (key, "R-101.pkl"), ("MODEL.WEIGHTS", "catseg.pth")):
         CATSeg.training_config(load_config(preset, opts))
 
 
@@ -349,20 +351,20 @@ def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
     assert "D2SwinTransformer" not in BACKBONE_REGISTRY  # which CAT-Seg's own code registers
     state = build_backbone(load_config(None, opts)).state_dict()
     # A classifier's: no norms between the stages, and a head that has no place here.
-    arrays = {n: t for n, t in state.items() if not n.startswith("norm")}
-    arrays |= {"patch_embed.proj.bias": torch.ones(16), "head.bias": torch.ones(3)}
-    path = tmp_path / "swin.pth"
+    arrays = {n: t.numpy() for n, t in state.items() if not n.startswith("norm")}
+    arrays |= {"patch_embed.proj.bias": np.ones(16, np.float32), "head.bias": np.ones(3)}
+    path = tmp_path / "swin.pkl"
 
     def read(content):
-        torch.save({"model": content, "matching_heuristics": True}, path)
+        path.write_bytes(pickle.dumps({"model": content, "matching_heuristics": True}))
         return build_backbone(load_config(None, [*opts, *key, str(path)]))
 
     key = ["MODEL.CAT_SEG.BACKBONE_WEIGHTS"]
     assert read(arrays).patch_embed.proj.bias.eq(1).all()
-    with pytest.raises(InputError, match="swin.pth lacks 1 tensor: patch_embed.proj.weight"):
+    with pytest.raises(InputError, match="swin.pkl lacks 1 tensor: patch_embed.proj.weight"):
         read({n: a for n, a in arrays.items() if n != "patch_embed.proj.weight"})
-    with pytest.raises(InputError, match="swin.pth has patch_embed.proj.bias of shape"):
-        read(arrays | {"patch_embed.proj.bias": torch.ones(5)})
+    with pytest.raises(InputError, match="swin.pkl has patch_embed.proj.bias of shape"):
+        read(arrays | {"patch_embed.proj.bias": np.ones(5, np.float32)})
 
 
 @torch.no_grad()

@@ -32,8 +32,8 @@ from clipself_seg.models.model_base import ModelBase, load_backbone, on_host, sa
 from clipself_seg.models.model_protocols import Group
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 
-# Weights of the backbone of a StockRPN: a .pth or .safetensors file, such as torchvision's
-# resnet50-0676ba61.pth. A checkpoint of the whole model holds them.
+# Weights of the backbone of a StockRPN: a .pth, .safetensors or .pkl file, such as Detectron2's
+# ImageNetPretrained/torchvision/R-50.pkl. A checkpoint of the whole model holds them.
 WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"
 register_key(WEIGHTS_KEY, "")
 RELATIONS.append(whole_batches("StockRPN", "for batch norms would see parts of a batch"))
@@ -108,7 +108,7 @@ class StockRPN(ProposalNetwork, ModelBase):
         if "resnet" in cfg.MODEL.BACKBONE.NAME and fixed and not given:
             raise InputError(
                 f"the ResNet would be random with parts that never train, and diverge: give {WEIGHTS_KEY}, such as "
-                "torchvision's resnet50-0676ba61.pth; to begin with nothing, set "
+                "Detectron2's ImageNetPretrained/torchvision/R-50.pkl; to begin with nothing, set "
                 "MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM BN MODEL.FPN.NORM BN"
             )
         return cfg

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -12,18 +13,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from clipself_seg import __version__
 from clipself_seg.commands import serve
 from clipself_seg.errors import InputError
-from clipself_seg.explore.answers import Limits
+from clipself_seg.explore.answers import Answers, Limits
 from clipself_seg.explore.content import jpeg_address
-from tests.explore.test_answers import request
+from clipself_seg.prediction.load import load
+from tests.explore.test_answers import SCENE, png, request
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra demo is not installed")
 pytest.importorskip("httpx", reason="what the test client asks with is not installed")
 pytest.importorskip("fastapi", reason="the extra demo is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra demo is not installed")
 from clipself_seg.explore import server  # noqa: E402
-from clipself_seg.explore.server import TooSlow, Turns  # noqa: E402
+from clipself_seg.explore.server import Turns  # noqa: E402
 
 WORDS = "</script>\"'<b>"
 EXAMPLES = [{"name": "<i>", "jpeg": jpeg_address(np.zeros((8, 8, 3), np.uint8), 8)}]
@@ -34,11 +37,13 @@ def names(task, asked):
     return {"said": list(asked.words.first_names)}
 
 
-def app(say=names, token="", words="", examples=(), **options):
+def app(say=names, token="", words="", examples=(), public=False, **options):
     """A server whose models say what they are told."""
     limits = Limits(**{"size": 5000, "seconds": 20, "waiting": 1, **options})
-    stub = SimpleNamespace(predictors={"semantic": None}, answer=say)
-    return server.make_app(stub, limits, words=words, examples=examples, token=token)
+    stub = SimpleNamespace(
+        predictors={"semantic": None}, answer=say, weights={"semantic": "0123456789ab"}
+    )
+    return server.make_app(stub, limits, words=words, examples=examples, token=token, public=public)
 
 
 def client(say=names, **options):
@@ -53,7 +58,7 @@ def test_the_page_escapes_and_lets_nothing_from_elsewhere_in():
     assert answer.text.count("</script>") == answer.text.count("<script") == 2
     rule = answer.headers["content-security-policy"]
     assert rule.startswith("default-src 'none'; img-src data:;") and "connect-src 'self'" in rule
-    assert "frame-ancestors 'none'" in rule and "unsafe" not in rule and "http" not in rule
+    assert rule.endswith("; frame-ancestors 'none'") and "unsafe" not in rule and "http" not in rule
     for name, value in server.HEADERS.items():
         assert name == "Content-Security-Policy" or answer.headers[name] == value
 
@@ -67,7 +72,10 @@ def test_the_page_opens_with_the_answers_to_the_first_example():
     assert all(list(one.words.first_names) == [WORDS] for _, one in asked)
     with pytest.raises(InputError, match="give 1 at most"):
         server.make_app(
-            SimpleNamespace(predictors={}), Limits(words=1), words="a, b", examples=EXAMPLES
+            SimpleNamespace(predictors={}, weights={}),
+            Limits(words=1),
+            words="a, b",
+            examples=EXAMPLES,
         )
 
 
@@ -80,14 +88,14 @@ def test_a_model_answers():
 @pytest.mark.parametrize(
     ("path", "content", "headers", "status", "says"),
     [
-        ("/api/boxes", b"{}", JSON, 404, "no such model"),
+        ("/api/detection", b"{}", JSON, 404, "no such model"),
         ("/api/semantic", b"{}", {"content-type": "text/plain"}, 415, "send JSON"),
         ("/api/semantic", b"x" * 5001, JSON, 413, "more than 0.005 MB"),
-        ("/api/semantic", b"x", JSON, 400, "is no JSON"),
-        ("/api/semantic", b"x", {"content-type": "Application/JSON;q=1"}, 400, "is no JSON"),
+        ("/api/semantic", b"x", JSON, 400, "Invalid JSON"),
+        ("/api/semantic", b"x", {"content-type": "Application/JSON;q=1"}, 400, "Invalid JSON"),
         ("/api/semantic", request(words="<b>, <b>"), JSON, 400, "'<b>' is there twice"),
         ("/api/../../etc/passwd", b"", JSON, 404, "Not Found"),
-        ("/docs", b"", JSON, 404, "Not Found"),
+        ("/redoc", b"", JSON, 404, "Not Found"),
     ],
 )
 def test_what_does_not_go_is_said_in_a_sentence(path, content, headers, status, says):
@@ -126,22 +134,132 @@ def test_another_name_of_the_server_is_refused():
         assert client().get("/", headers={"host": host}).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8000", 200),
+        ("https://localhost", 200),  # what a server in front makes of it
+        ("http://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://127.0.0.1", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_a_page_of_another_address_may_not_ask(origin, status):
+    headers = JSON | {"host": "localhost:8000", "origin": origin}
+    answer = client().post("/api/semantic", content=request(), headers=headers)
+    assert answer.status_code == status
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
 def test_without_the_token_nothing_is_answered_and_no_body_is_read():
     def unread():
         pytest.fail("the body is read")
         yield b""
 
-    asking = client(token="a" * 20)
-    for query in ("", "?token=", "?token=" + 19 * "a", "?token=%C3%A4", "?tokens=" + 20 * "a"):
-        for path in ("/", "/no/such/page"):
-            answer = asking.get(path + query)
+    token = "a" * 20
+    asking = client(token=token)
+    wrong = ("", "?token=", "?token=" + token[1:], "?token=%C3%A4", "?tokens=" + token)
+    wrong_headers = ({"authorization": f"Bearer {token[1:]}"}, {"authorization": f"Basic {token}"})
+    for query, headers in (
+        *((query, {}) for query in wrong),
+        *(("", one) for one in wrong_headers),
+    ):
+        for path in ("/", "/no/such/page", "/docs", "/openapi.json"):
+            answer = asking.get(path + query, headers=headers)
             assert answer.status_code == 401 and "whole address" in answer.text
-            assert answer.headers["x-frame-options"] == "DENY"
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
             assert "set-cookie" not in answer.headers
-        assert asking.post("/api/maps" + query, headers=JSON, content=unread()).status_code == 401
-    query = "?token=" + 20 * "a"
-    assert asking.get("/" + query).status_code == 200
-    assert asking.post("/api/maps" + query, content=request(), headers=JSON).status_code == 200
+        answer = asking.post("/api/maps" + query, headers=JSON | headers, content=unread())
+        assert answer.status_code == 401
+    for query, headers in ((f"?token={token}", {}), ("", {"authorization": f"Bearer {token}"})):
+        assert asking.get("/" + query, headers=headers).status_code == 200
+        answer = asking.post("/api/maps" + query, content=request(), headers=JSON | headers)
+        assert answer.status_code == 200
+
+
+def test_health_needs_no_token_and_says_which_models_there_are():
+    asking = client(token="a" * 20)
+    said = {"status": "ok", "version": __version__, "tasks": {"semantic": "0123456789ab"}}
+    assert asking.get("/health").json() == said
+    assert asking.get("/health", headers={"host": "evil.example"}).status_code == 421
+    assert asking.get("/health/../docs").status_code == 401
+
+
+def test_the_api_is_described_without_anything_from_elsewhere():
+    asking = client()
+    api = asking.get("/openapi.json").json()
+    post = api["paths"]["/api/{task}"]["post"]
+    asked = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    answered = post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert {asked, answered} == {f"#/components/schemas/{n}" for n in ("Question", "Answer")}
+    refs = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(api)))
+    assert refs == {"Question", "Example", "Answer", "Segment", "RunLengths"}
+    assert refs <= api["components"]["schemas"].keys() and "/" not in api["paths"]
+    page = asking.get("/docs")
+    assert all(f'id="{name}"' in page.text for name in refs) and "<script" not in page.text
+    assert not re.search(r'(src|href)="(?!data:|#)', page.text)
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; img-src data:;")
+
+
+def test_a_public_server_answers_whoever_comes_and_may_be_framed():
+    asking = client(public=True)
+    foreign = JSON | {"host": "me-space.example", "origin": "https://other.example"}
+    assert asking.post("/api/semantic", content=request(), headers=foreign).status_code == 200
+    page = asking.get("/", headers=foreign)
+    assert page.status_code == 200 and "frame-ancestors" not in str(page.headers)
+    assert not [name for name in page.headers if name.startswith("access-control")]
+    assert asking.post("/api/semantic", content=b"x" * 5001, headers=foreign).status_code == 413
+
+
+def test_two_visitors_with_other_words_get_their_own_answers():
+    semantic = load("mini", device="cpu")
+    made = server.make_app(
+        Answers(clips={}, predictors={"semantic": semantic}), Limits(), words="", examples=()
+    )
+    words = ("grass, sand", "water, red star, bricks", "wood, grass")
+    with testclient.TestClient(made, base_url="http://127.0.0.1") as asking:
+
+        def ask(number: int) -> dict:
+            body = request(image=png(SCENE), words=words[number % 3])
+            return asking.post("/api/semantic", content=body, headers=JSON).json()
+
+        with ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(ask, range(6)))
+        for number, answer in enumerate(together):
+            assert answer["segments"] and answer == ask(number)
+            assert {one["name"] for one in answer["segments"]} <= {*words[number % 3].split(", ")}
+
+
+def test_the_server_opens_no_connection(monkeypatch):
+    asked = []
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def noted_connect(own, address):
+        asked.append(address[0])
+        return connect(own, address)
+
+    def noted_getaddrinfo(host, *given, **named):
+        asked.append(host)
+        return getaddrinfo(host, *given, **named)
+
+    monkeypatch.setattr(socket.socket, "connect", noted_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", noted_getaddrinfo)
+    semantic = load("mini", device="cpu")
+    made = server.make_app(Answers(clips={}, predictors={"semantic": semantic}), Limits())
+    address = "http://192.0.2.1/secret.png"
+    bodies = [
+        request(image=png(SCENE), words=f"grass, {address}", absent="mark"),
+        request(image=address),
+        request(examples=[{"name": address, "image": address, "box": [0, 0, 1, 1]}]),
+        request(words="//192.0.2.1/words.json", background=address),
+    ]
+    with running(monkeypatch, made) as connect_to:
+        got = [status(connect_to(sent(body, path="/api/semantic"))) for body in bodies]
+        got += [status(connect_to(sent(path=path))) for path in ("/", "/docs", "/health", "/x")]
+    assert got == [b"200", b"400", b"400", b"200", b"200", b"200", b"200", b"404"]
+    assert asked and set(asked) == {"127.0.0.1"}  # the test's own
 
 
 def test_what_goes_wrong_here_says_nothing_of_it(caplog):
@@ -150,7 +268,8 @@ def test_what_goes_wrong_here_says_nothing_of_it(caplog):
 
     answer = client(broken).post("/api/maps", content=request(), headers=JSON)
     assert answer.status_code == 500 and "secret" not in answer.text
-    assert "a request fails" in caplog.text and answer.headers["x-frame-options"] == "DENY"
+    assert "a request fails" in caplog.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_one_request_at_a_time_and_too_many_are_refused():
@@ -209,9 +328,9 @@ def test_what_is_given_up_is_not_begun_and_what_has_begun_keeps_its_turn():
 
     async def ask() -> None:
         turns = Turns(5, 0.02)
-        with pytest.raises(TooSlow):
+        with pytest.raises(server.HTTPException, match="too long"):
             await turns.run(go.wait)
-        with pytest.raises(TooSlow):
+        with pytest.raises(server.HTTPException, match="too long"):
             await turns.run(lambda: begun.append("late"))
         turns.seconds = 30
         go.set()

@@ -26,7 +26,6 @@ def packages(monkeypatch):
         (("--token", "short"), "--token: give at least 16 of"),
         (("--token", "", "--host", "0.0.0.0"), "--token: give at least 16 of"),
         (("--public", "--token", 16 * "a"), "--public has no token and takes every host name"),
-        (("--public", "--allow-host", "a.example"), "--public has no token and takes every host"),
         (("--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -42,11 +41,7 @@ def test_a_port_in_use_is_named(capsys):
 
 
 def test_it_listens_on_this_machine_alone_unless_another_address_is_typed(capsys):
-    for words, host in (
-        ((), "127.0.0.1"),
-        (("--public",), "0.0.0.0"),
-        (("--public", "--host", "127.0.0.1"), "127.0.0.1"),
-    ):
+    for words, host in (((), "127.0.0.1"), (("--public",), "0.0.0.0")):
         args = serve.main.parser().parse_args(words)
         serve._check(args)
         assert args.host == host and bool(args.token) != args.public
@@ -91,3 +86,19 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):
 def test_the_option_that_names_a_model_is_said(capsys):
     say_model("catseg-base", "trained for its task", "--semantic")
     assert capsys.readouterr().err.startswith("no --semantic: catseg-base, licence MIT")
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        ((), {"semantic": "catseg-base"}),
+        (("--model", "openai-vitb16"), {}),
+        (("--panoptic", "tipsv2-l14"), {"panoptic": "tipsv2-l14"}),
+        (("--model", "openai-vitb16", "--tasks", "semantic"), {"semantic": "catseg-base"}),
+        (("--tasks",), {}),
+        (("--model", "mini"), dict.fromkeys(serve.TASKS, "mini")),
+    ],
+)
+def test_nothing_is_loaded_that_nobody_asked_for(words, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    assert serve._models(serve.main.parser().parse(words)) == models

@@ -1,9 +1,9 @@
 """What a request may ask, within limits and never for a file, and the answer of each task."""
 
 import base64
+import functools
 import io
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,19 +12,17 @@ from pycocotools import mask as mask_utils
 
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import read_image
-from clipself_seg.data.masks import tight_box
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.results import Detections
-from tests.tiny import noise, random_clip
+from tests.tiny import noise
 
 pytest.importorskip("pydantic", reason="the extra demo is not installed")
 from clipself_seg.explore import answers  # noqa: E402
 from clipself_seg.explore.answers import (  # noqa: E402
     LARGEST_SIDE,
     Answer,
-    Asked,
+    Answers,
     Limits,
     read_request,
     typed_words,
@@ -41,12 +39,7 @@ def png(pixels: np.ndarray) -> str:
 
 
 IMAGE = np.full((40, 60, 3), 120, np.uint8)
-# A scene of one of the sizes that the mini models know.
-SCENE = next(
-    image
-    for path in sorted((SHIPPED_WORLD / "mini/val").glob("*.jpg"))
-    if (image := read_image(path)).shape == (128, 192, 3)
-)
+SCENE = read_image(SHIPPED_WORLD / "mini/val/000004.jpg")
 
 
 def request(**values) -> bytes:
@@ -125,111 +118,67 @@ def test_many_values_are_refused_before_they_are_built(monkeypatch):
             read_request(b"[" + 1000 * part + b"1]", LIMITS)
 
 
-def mini(name: str, task: str) -> answers.Answers:
-    """A server with one shipped model."""
-    return answers.Answers(
-        clips={"a": random_clip()}, side=64, predictors={task: load(name, device="cpu")}
-    )
+@functools.cache
+def served(task: str) -> Answers:
+    """A server with the shipped model of a task."""
+    models = {"semantic": "mini", "panoptic": "mini-open-panoptic", "detection": "mini-fvit"}
+    predictor = load(models[task], device="cpu")
+    return Answers(clips={"a": predictor.model.clip}, side=64, predictors={task: predictor})
 
 
-@pytest.fixture(scope="module")
-def semantic() -> answers.Answers:
-    return mini("mini", "semantic")
+def ask(task: str, words: str, **values) -> dict:
+    return served(task).answer(task, read_request(request(words=words, **values), Limits()))
 
 
-@pytest.fixture(scope="module")
-def panoptic() -> answers.Answers:
-    return mini("mini-open-panoptic", "panoptic")
-
-
-def asking(words: str, image: np.ndarray = SCENE, **values) -> Asked:
-    return read_request(request(image=png(image), words=words, **values), Limits())
-
-
-@pytest.mark.parametrize("task", ["semantic", "panoptic"])
-def test_segments_are_those_of_the_predictor(task, request):
-    served = request.getfixturevalue(task)
-    asked = asking("grass, red star, sand", stuff="grass, sand")
-    answer = Answer.model_validate(served.answer(task, asked))
-    result = served.predictors[task](SCENE, asked.words)
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
+def test_segments_are_the_predictor_s_in_pixels_of_the_image_that_was_sent(task, monkeypatch):
+    monkeypatch.setattr(answers, "LARGEST_SIDE", 192)
+    large = SCENE.repeat(2, axis=0).repeat(2, axis=1)
+    asked = read_request(request(image=png(large), words="mini"), Limits())
+    answer = Answer.model_validate(served(task).answer(task, asked))
+    result = served(task).predictors[task](asked.image, asked.words)
     regions = result.regions()
-    assert (answer.width, answer.height) == (192, 128) and len(answer.segments) > 1
-    for index, segment in enumerate(answer.segments):
-        mask = mask_utils.decode(segment.segmentation.model_dump())
-        assert (mask == regions.masks[index]).all() and segment.area == mask.sum()
-        assert segment.name == result.names[regions.labels[index]]
-        assert segment.thing == (segment.name == "red star")
-        assert segment.score == pytest.approx(float(regions.scores[index]))
-        x0, y0, x1, y1 = tight_box(mask > 0)
-        assert segment.box == (x0, y0, x1 - x0, y1 - y0)
+    assert (answer.height, answer.width) == (256, 384) and asked.image.shape == (128, 192, 3)
+    assert len(answer.segments) == len(regions.labels) > 1
+    for segment, box, label, score in zip(answer.segments, 2 * regions.boxes_xywh(), *regions[1:3]):
+        assert segment.box == pytest.approx(box) and segment.score == pytest.approx(score)
+        assert segment.name == result.names[label]
+        assert segment.thing == asked.words.classes[label].isthing
         assert (segment.seen is None) == (task == "semantic")
+    if task != "detection":
+        masks = [mask_utils.decode(one.segmentation.model_dump()) for one in answer.segments]
+        assert (masks == regions.masks.repeat(2, axis=1).repeat(2, axis=2)).all()
+        assert [one.area for one in answer.segments] == [mask.sum() for mask in masks]
 
 
-def test_segments_have_the_pixels_of_the_image_that_was_sent(semantic, monkeypatch):
-    monkeypatch.setattr(answers, "LARGEST_SIDE", 96)
-    answer = Answer.model_validate(semantic.answer("semantic", asking("grass, sand, water")))
-    assert (answer.width, answer.height) == (192, 128)
-    masks = [mask_utils.decode(one.segmentation.model_dump()) for one in answer.segments]
-    assert (sum(masks) == 1).all()
-    for mask, segment in zip(masks, answer.segments, strict=True):
-        x0, y0, x1, y1 = tight_box(mask > 0)
-        assert segment.box == (x0, y0, x1 - x0, y1 - y0) and segment.area == mask.sum()
-
-
-def test_boxes_have_the_pixels_of_the_image_that_was_sent():
-    boxes = np.array([[1, 2, 5, 8]], np.float32)
-    found = Detections(
-        names=("dog",),
-        category_ids=(1,),
-        image=np.zeros((10, 20, 3), np.uint8),
-        boxes=boxes,
-        scores=np.array([0.5], np.float32),
-        labels=np.array([0]),
-        seen=np.array([True]),
-    )
-    given = SimpleNamespace(vocabulary=Vocabulary.of(["dog"]), seen=found.seen)
-    (segment,) = answers._segments_of(found, given, (20, 60))
-    assert segment.box == (3, 4, 12, 12) and segment.area == 144 and segment.seen
-    assert segment.segmentation is None and segment.score == 0.5
-
-
-def test_absent_words_are_marked_for_who_asks_and_for_nobody_after(semantic):
-    marked = semantic.answer("semantic", asking("grass, red star", absent="mark"))
-    assert marked["presence"].keys() == {"grass", "red star"}
+def test_absent_words_are_named_for_who_asks_and_for_nobody_after():
+    marked = ask("semantic", "grass, red star", absent="mark")
     below = [name for name, score in marked["presence"].items() if score < 1.5]
-    assert marked["absent"] == below
-    plain = semantic.answer("semantic", asking("grass, red star"))
-    assert plain["presence"] is None and plain["absent"] == []
-    assert plain["segments"] == marked["segments"]
+    assert len(marked["presence"]) == 2 and marked["absent"] == below
+    plain = ask("semantic", "grass, red star")
+    assert plain == marked | {"presence": None, "absent": []}
     with pytest.raises(InputError, match="name the background"):
-        semantic.answer("semantic", asking("grass, red star", absent="drop"))
+        ask("semantic", "grass, red star", absent="drop")
 
 
-def test_the_background_is_in_no_segment(semantic):
-    answer = semantic.answer("semantic", asking("red star", background="grass|sand|water"))
-    assert {one["name"] for one in answer["segments"]} <= {"red star"}
+def test_the_background_is_in_no_segment_and_stuff_is_no_thing():
+    names = [one["name"] for one in ask("semantic", "red star", background="a|sand")["segments"]]
+    assert {*names} <= {"red star"}
+    kinds = {one["name"]: one["thing"] for one in ask("semantic", "a, b", stuff="b")["segments"]}
+    assert kinds.items() <= {"a": True, "b": False}.items()
 
 
-def test_answers_of_a_mini_model_say_what_it_does_not_know(semantic):
-    served = answers.Answers(
-        clips={"a": semantic.predictors["semantic"].model.clip},
-        side=64,
-        predictors=semantic.predictors,
-    )
+def test_answers_of_a_mini_model_say_what_it_does_not_know():
     for words, said in (("dog, red star", 'no "dog": its answers mean'), ("grass, sand", "")):
-        asked = asking(words)
-        image = served.answer("maps", asked)["image"]
-        for answer in (image, served.answer("semantic", asked)):
+        asked = read_request(request(image=png(SCENE), words=words), Limits())
+        image = served("semantic").answer("maps", asked)["image"]
+        for answer in (image, served("semantic").answer("semantic", asked)):
             assert said in answer["warning"] and bool(said) == bool(answer["warning"])
     with pytest.raises(KeyError, match="detection"):
-        served.answer("detection", asked)
+        served("semantic").answer("detection", asked)
 
 
 def test_a_detector_is_asked_for_the_words_alone_and_says_so():
-    served = mini("mini-fvit", "detection")
-    plain, asked = (
-        served.answer("detection", asking("red star, grass", examples=examples))
-        for examples in ([], [BOX])
-    )
+    plain, asked = (ask("detection", "red star, grass", examples=own) for own in ([], [BOX]))
     assert asked.pop("warning").endswith("boxes are found by words, without examples")
     assert "examples" not in plain.pop("warning") and asked == plain

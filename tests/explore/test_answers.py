@@ -12,7 +12,6 @@ from pycocotools import mask as mask_utils
 
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import read_image
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.load import load
 from tests.tiny import noise

@@ -61,6 +61,7 @@ TASKS = ("semantic", "panoptic", "detection")
 COMMON_WORDS = "person, dog, cat, car, tree, grass, sky"
 GRACE = 10  # seconds that requests have to end in
 SCENES = 3  # generated images to begin with
+SCENE_SIDE = 400  # pixels of an image for the small models
 EVERYWHERE = ("", "0.0.0.0", "::")
 MOST_CONNECTIONS = 64  # that are open at once
 LEAST_TOKEN = 16  # letters
@@ -156,7 +157,8 @@ def _app(args: argparse.Namespace) -> FastAPI:
         stuff = [*Vocabulary.of(args.stuff).classes]
     return make_app(
         _answers(args),
-        Limits(),
+        # The small models have a token for each 8 pixels: they would take minutes for a photograph.
+        Limits(side=SCENE_SIDE) if mini else Limits(),
         words=_typed(words),
         stuff=_typed(stuff),
         examples=_examples(args.images, scenes=mini),

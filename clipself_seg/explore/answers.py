@@ -28,7 +28,6 @@ from clipself_seg.prediction.predictor import GivenWords, ImagePredictor
 from clipself_seg.prediction.results import Prediction, colours_of
 from clipself_seg.prediction.task_predictors import panoptic_words
 
-LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
 MOST_LETTERS = 60  # of a word
 # But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -141,6 +140,7 @@ class Limits(NamedTuple):
         words: names, synonyms among them.
         seconds: until an answer is given up.
         waiting: requests that may wait for a model.
+        side: pixels of an image for the models; a larger one is made smaller.
     """
 
     size: int = 20_000_000
@@ -148,13 +148,14 @@ class Limits(NamedTuple):
     words: int = 200
     seconds: float = 120
     waiting: int = 8
+    side: int = 1600
 
 
 class Asked(NamedTuple):
     """A question as the models take it.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, no larger than `LARGEST_SIDE`.
+        image: (H, W, 3) uint8 RGB, no larger than the limit.
         size: height and width in pixels of the image that was sent.
         words: classes to look for, each a thing or stuff.
         absent: as in the question.
@@ -196,7 +197,7 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         words = panoptic_words(words, stuff)
     image = _image(question.image, limits)
     smaller = Image.fromarray(image)
-    smaller.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BICUBIC)
+    smaller.thumbnail((limits.side, limits.side), Image.Resampling.BICUBIC)
     size = image.shape[0], image.shape[1]
     return Asked(np.array(smaller), size, words, question.absent, question.background)
 

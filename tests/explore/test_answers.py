@@ -19,7 +19,6 @@ from tests.tiny import noise
 pytest.importorskip("pydantic", reason="the extra demo is not installed")
 from clipself_seg.explore import answers  # noqa: E402
 from clipself_seg.explore.answers import (  # noqa: E402
-    LARGEST_SIDE,
     Answer,
     Answers,
     Limits,
@@ -59,7 +58,7 @@ def test_an_image_and_words_are_read():
     assert words.first_names[-1] == "a" and {len(one.examples) for one in words.examples} == {1}
     assert words.examples[0].examples[0].pixels[..., 3].astype(bool).sum() == 15 * 20
     large = read_request(request(image=png(np.zeros((500, 2000, 3), np.uint8))), LIMITS)
-    assert large.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3) and large.size == (500, 2000)
+    assert large.image.shape == (400, 1600, 3) and large.size == (500, 2000)
 
 
 def test_words_are_never_a_file(tmp_path):
@@ -130,10 +129,9 @@ def ask(task: str, words: str, **values) -> dict:
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
-def test_segments_are_the_predictor_s_in_pixels_of_the_image_that_was_sent(task, monkeypatch):
-    monkeypatch.setattr(answers, "LARGEST_SIDE", 192)
+def test_segments_are_the_predictor_s_in_pixels_of_the_image_that_was_sent(task):
     large = SCENE.repeat(2, axis=0).repeat(2, axis=1)
-    asked = read_request(request(image=png(large), words="mini"), Limits())
+    asked = read_request(request(image=png(large), words="mini"), Limits(side=192))
     answer = Answer.model_validate(served(task).answer(task, asked))
     result = served(task).predictors[task](asked.image, asked.words)
     regions = result.regions()

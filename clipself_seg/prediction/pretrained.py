@@ -30,7 +30,7 @@ from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import OPEN_LICENCES, SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.choice import CONFIG, OF_FOLDERS, is_repository
+from clipself_seg.choice import CONFIG, PRETRAINED_FILES, is_repository
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.declare import KEYS, Key
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="ImagePredictor[Any]")
 logger = logging.getLogger(__name__)
 
-MODEL, CLIP = OF_FOLDERS
+MODEL, CLIP = PRETRAINED_FILES
 # Key -> the only file of the folder that it may name.
 FILE_KEYS = {key.name: key.folder for key in KEYS.values() if isinstance(key.folder, str)}
 BRANCH_CLIP = FILE_KEYS["MODEL.CLIP_BRANCH.WEIGHTS"]

@@ -253,7 +253,7 @@ def box_overlay(
     scores: np.ndarray | None,
     names: Sequence[str],
     seen: np.ndarray,
-    masks: np.ndarray | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
     legend: bool = True,
     enlarge: bool = True,
 ) -> Image.Image:
@@ -273,8 +273,8 @@ def box_overlay(
         enlarge: enlarge a small image by a whole number.
     """
     labels = np.full(image.shape[:2], -1, np.int32)
-    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
-        labels[mask] = number
+    for number in reversed(range(0 if masks is None else len(masks))):
+        labels[masks[number]] = number
     height, width = image.shape[:2]
     image, labels = readable(image, labels, small=SMALL if enlarge else 0)
     scale = image.shape[1] / width, image.shape[0] / height

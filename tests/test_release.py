@@ -47,6 +47,14 @@ def test_the_address_stands_in_one_line():
     assert listed.stdout.decode().split() == ["setup.cfg:1"]
 
 
+@pytest.mark.parametrize("owner, status", [("OWNER", 1), ("somebody", 0)])
+def test_a_release_is_refused_while_the_address_is_a_placeholder(tmp_path, owner, status):
+    text = re.sub("/OWNER/", f"/{owner}/", (ROOT / "setup.cfg").read_text())
+    (tmp_path / "setup.cfg").write_text(text)
+    (check,) = [line for line in RUN if "OWNER" in line]
+    assert subprocess.run(["bash", "-c", check], cwd=tmp_path).returncode == status
+
+
 def test_the_image_has_pinned_versions_that_setup_cfg_allows_and_another_user_than_root():
     lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
     pins = {name: version for name, _, version in (line.partition("==") for line in lines)}
@@ -63,7 +71,7 @@ def test_all_is_every_extra_of_a_user():
     extras = CFG["options.extras_require"]
     named = re.search(r"clipself_seg\[(.*)\]", extras["all"])
     assert named and set(named[1].split(",")) == extras.keys() - set(
-        "all dev docs notebooks heic".split()
+        "all dev docs notebooks heic video".split()
     )
 
 

@@ -149,6 +149,7 @@ REFUSED = [
     ),
     ("--save panoptic", "--save panoptic .* with --task semantic, which has overlays, labels"),
     ("--ray --save overlays", "--save does not go with --ray"),
+    ("--track", "--track needs objects: give --task panoptic or"),
     *((f"{name} 1", f"{name} needs --task panoptic") for name in OF_PANOPTIC),
     ("--score-threshold 0.5", "--score-threshold needs --task detection"),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),

@@ -30,7 +30,7 @@ SHIPPED = r"(--model|--config-file|WEIGHTS) (original CLIP=)?mini"
 # Part of a command or snippet -> the reason why it is not run.
 NOT_RUN = {
     r'(--model|MODEL.WEIGHTS) output/|"output/': "a file of the reader's own training",
-    r"export/|my_sets.py|screws.yaml|--example ": "data of the reader",
+    r"export/|my_sets.py|screws.yaml|clip.mp4|--example ": "data of the reader",
     r"wds:/data|dinov2": "archives of the reader, and a teacher that is no entry of the zoo",
     r"LABEL_FILES": "class names that go with the data of Vistas alone",
     r"weights (check|verify|--may-ship)|weights$": "names none, or computes with their numbers",

@@ -195,7 +195,7 @@ def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsy
     path = locate("catseg-base")
     assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
     assert (
-        "fetching catseg-base (size unknown) from https://huggingface.co/spaces/"
+        "fetching catseg-base (size not published) from https://huggingface.co/spaces/"
         in capsys.readouterr().err
     )
     assert locate("catseg-base") == path and present_file(zoo()["catseg-base"]) == path
@@ -500,9 +500,9 @@ def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own(answ
     assert any(entry.licence in licences for entry in ENTRIES)
 
 
-def test_a_size_is_exact_about_or_unknown():
+def test_a_size_is_exact_about_or_not_published():
     sizes = [entry(), entry(size=None, megabytes=1410), entry(size=None)]
-    assert [one.how_large for one in sizes] == ["0 MB", "about 1,410 MB", "unknown"]
+    assert [one.how_large for one in sizes] == ["0 MB", "about 1,410 MB", "not published"]
 
 
 def test_entries_of_one_set_of_weights_know_each_other():

@@ -71,7 +71,7 @@ def test_all_is_every_extra_of_a_user():
     extras = CFG["options.extras_require"]
     named = re.search(r"clipself_seg\[(.*)\]", extras["all"])
     assert named and set(named[1].split(",")) == extras.keys() - set(
-        "all dev docs notebooks heic".split()
+        "all dev docs notebooks heic video".split()
     )
 
 

@@ -127,7 +127,7 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     absent = attempt([clipself_seg, *predict, "mini-eva"], tmp_path)
     assert absent.returncode == 2 and "a clone of the repository" in absent.stderr
     assert "mini-eva" not in run([clipself_seg, "weights"], tmp_path).stdout
-    run([clipself_seg, "demo", "--no-open"], tmp_path)
+    run([clipself_seg, "demo"], tmp_path)
     steps = ("SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", "trained")
     run([clipself_seg, "train", "--config-file", "mini/patches", *steps], tmp_path)
     evaluation = ("eval", "--config-file", "mini/regions.yaml", "OUTPUT_DIR", "out")

@@ -31,7 +31,7 @@ from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import OPEN_LICENCES, SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.choice import CONFIG, OF_FOLDERS, is_repository
+from clipself_seg.choice import CONFIG, PRETRAINED_FILES, is_repository
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.declare import KEYS, Key
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 PAPER = "https://arxiv.org/abs/2310.01403"
 ON_HUB = "https://huggingface.co/"
-MODEL, CLIP = OF_FOLDERS
+MODEL, CLIP = PRETRAINED_FILES
 # Key -> the only file of the folder that it may name.
 FILE_KEYS = {key.name: key.folder for key in KEYS.values() if isinstance(key.folder, str)}
 BRANCH_CLIP = FILE_KEYS["MODEL.CLIP_BRANCH.WEIGHTS"]

@@ -76,21 +76,21 @@ def test_strokes_with_values_in_place_of_runs_are_read():
     assert label_studio.painted(stroke, 2, 2).tolist() == [[False, True], [False, True]]
 
 
-INTERFACE = """<View><Image name="image" value="$photo"/>
-  <BrushLabels name="mask" toName="image"><Label value="sky"/><Label value="dog|puppy"/></BrushLabels>
-  <RectangleLabels name="box" toName="image"><Label value="dog|puppy"/></RectangleLabels></View>"""
+INTERFACE = """<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image">
+  <Label value="red star|star"/><Label value="grass"/></BrushLabels><RectangleLabels name="box"
+  toName="image" smart="true"><Label value="grass"/></RectangleLabels></View>"""
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Requests to the API, which finds sky and a dog in every image; whatever Label Studio has is an image."""
+    """Requests to the API, which finds a star and grass in every image; whatever Label Studio has is an image."""
     requests = []
 
     def answer(request):
         if request.url.path == "/health":
             return httpx.Response(200, json={"tasks": {"semantic": "hash"}})
         requests.append((request.url.path, json.loads(request.content)))
-        parts = [("sky", SKY, [0, 0, 90, 200]), ("dog", DOG, [9, 30, 45, 150])]
+        parts = [("red star", SKY, [0, 0, 90, 200]), ("grass", DOG, [9, 30, 45, 150])]
         keys = ("name", "segmentation", "box", "score")
         found = [dict(zip(keys, (name, code(mask), box, 0.5))) for name, mask, box in parts]
         return httpx.Response(200, json={"width": 90, "height": 300, "segments": found})
@@ -102,8 +102,8 @@ def asked(monkeypatch):
     return requests
 
 
-def predicted(photos, context=None, interface=INTERFACE):
-    tasks = [{"id": number, "data": {"photo": photo}} for number, photo in enumerate(photos)]
+def predicted(images, context=None, interface=INTERFACE):
+    tasks = [{"id": number, "data": {"image": image}} for number, image in enumerate(images)]
     body = {"tasks": tasks, "label_config": interface, "params": {"context": context}}
     return TestClient(backend.app).post("/predict", json=body).json()["results"]
 
@@ -112,24 +112,25 @@ def test_the_back_end_gives_strokes_and_boxes_of_the_labels_and_fetches_label_st
     first, refused = predicted(["/data/upload/1/a.jpg", "https://example.org/a.jpg"])
     mask, other, box = first["result"]
     assert (label_studio.painted(mask["value"]["rle"], 300, 90) == SKY).all()
-    assert other["value"]["brushlabels"] == box["value"]["rectanglelabels"] == ["dog|puppy"]
+    assert mask["value"]["brushlabels"] == ["red star|star"]
+    assert other["value"]["brushlabels"] == box["value"]["rectanglelabels"] == ["grass"]
     assert [box["value"][key] for key in ("x", "y", "width", "height")] == [10, 10, 50, 50]
     assert (mask["from_name"], box["from_name"], box["to_name"]) == ("mask", "box", "image")
     assert refused["result"] == [] and first["score"] == 0.5
     assert [path for path, _ in asked] == ["/api/semantic", "/api/detection"]
-    assert [body["words"] for _, body in asked] == ["sky, dog|puppy", "dog|puppy"]
-    (again,) = predicted(["/data/a.jpg"], interface=INTERFACE.replace("sky", "cloud"))
+    assert [body["words"] for _, body in asked] == ["red star|star, grass", "grass"]
+    (again,) = predicted(["/data/a.jpg"], interface=INTERFACE.replace("star", "moon"))
     assert again["model_version"] != first["model_version"]
 
 
 def test_a_rectangle_as_a_prompt_is_an_example_of_its_label(asked):
-    value = {"x": 50, "y": 20, "width": 10, "height": 40, "rectanglelabels": ["dog|puppy"]}
+    value = {"x": 50, "y": 20, "width": 10, "height": 40, "rectanglelabels": ["red star|star"]}
     context = {"result": [{"type": "rectanglelabels", "value": value}]}
     (part,) = predicted(["/data/a.jpg"], context)[0]["result"]
-    assert part["value"]["brushlabels"] == ["dog|puppy"]
+    assert part["value"]["brushlabels"] == ["red star|star"]
     ((_, body),) = asked
     image = body["image"]
-    assert body["examples"] == [{"name": "dog", "image": image, "box": [0.5, 0.2, 0.1, 0.4]}]
+    assert body["examples"] == [{"name": "red star", "image": image, "box": [0.5, 0.2, 0.1, 0.4]}]
 
 
 WORDS = ["red star|star", "blue ring", "grass"]
@@ -142,10 +143,6 @@ START = f"""start --no-browser --internal-host 127.0.0.1 --port {{port}} --usern
 DECODE = """import json, sys
 from label_studio_sdk.converter import brush
 print([int((brush.decode_rle(code)[3::4] > 0).sum()) for code in json.load(sys.stdin)])"""
-
-SCENE_INTERFACE = """<View><Image name="image" value="$image"/>
-  <BrushLabels name="mask" toName="image"><Label value="red star|star"/><Label value="grass"/></BrushLabels>
-  <RectangleLabels name="box" toName="image" smart="true"><Label value="grass"/></RectangleLabels></View>"""
 
 
 @pytest.fixture
@@ -181,7 +178,7 @@ def test_label_studios_server_keeps_what_the_live_back_end_answers(its_server):
         answer = httpx.post(f"{server}/api/{path}", headers=headers, timeout=120, **content)
         return answer.raise_for_status().json()
 
-    settings = {"title": "scenes", "label_config": SCENE_INTERFACE}
+    settings = {"title": "scenes", "label_config": INTERFACE}
     project = post("projects/", json=settings)["id"]
     model = post("ml/", json={"project": project, "url": back_end, "is_interactive": True})
     for scene in SCENES:

@@ -225,7 +225,7 @@ def test_official_outputs_of_resized_masks(case):
     check_instances(merge_instances(probs, masks, things), case, "resized_instance", masks, 5)
 
 
-@pytest.mark.parametrize("image, output", [((60, 75), (400, 333)), ((64, 96), (90, 70))])
+@pytest.mark.parametrize("image, output", [((60, 75), (400, 333)), ((64, 96), (200, 70))])
 def test_outputs_of_a_large_image_have_the_bits_of_all_masks_at_once(monkeypatch, image, output):
     sizes = ((64, 96), image, output)
     probs, masks = random_queries(11, 5, (16, 24))

@@ -1,4 +1,4 @@
-"""Counts words that are found where they are not, before and after `--absent drop`; docs/tables/absent_words.md has the table.
+"""Counts words that are found where they are not, before and after `--absent drop`: docs/tables/absent_words.md.
 
     python tools/absent_words.py --scenes 20
     python tools/absent_words.py --lvis lvis_v1_val.json --images val2017 --model tipsv2-l14 --task panoptic

@@ -35,14 +35,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints import read
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.read import (
-    ACTIVATIONS,
-    OF_OPENAI,
-    Checkpoint,
-    fit,
-    read_checkpoint,
-)
 from clipself_seg.clip import tower_kind
 from clipself_seg.clip.find_kind import (
     KINDS,
@@ -113,7 +107,7 @@ def _marked(
 
 
 def as_written(
-    architecture: tower_kind.Architecture, checkpoint: Checkpoint
+    architecture: tower_kind.Architecture, checkpoint: read.Checkpoint
 ) -> tower_kind.Architecture:
     """An architecture in the variant that a checkpoint is of: by its own word, or by its layout.
 
@@ -147,7 +141,7 @@ def to_layout(
 
 
 def load_strictly(
-    module: nn.Module, architecture: tower_kind.Architecture, checkpoint: Checkpoint
+    module: nn.Module, architecture: tower_kind.Architecture, checkpoint: read.Checkpoint
 ) -> LoadReport:
     """Loads a checkpoint into a module; all names and shapes have to match.
 
@@ -177,7 +171,7 @@ def load_strictly(
                 name, tensors[name], wanted[name], table, checkpoint.path
             )
             notes.append(f"positions resized to {tuple(wanted[name].shape)}")
-    fitted = fit(
+    fitted = read.fit(
         tensors, wanted, str(checkpoint.path), remedy="is it a complete checkpoint of this model?"
     )
     module.load_state_dict(fitted, assign=True)
@@ -188,7 +182,9 @@ def load_strictly(
     return LoadReport(architecture.name, source, len(wanted), converted, tuple(notes))
 
 
-def fit_gate(tower: ImageTower, checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+def fit_gate(
+    tower: ImageTower, checkpoint: read.Checkpoint
+) -> tuple[read.Checkpoint, tuple[str, ...]]:
     """The checkpoint with a gate if the tower has one and without if not, and notes about it for the report.
 
     Args:
@@ -213,7 +209,7 @@ def dense_notes(dense: DenseFeature, stated: DenseFeature) -> tuple[str, ...]:
 
 
 def choose_activation(
-    architecture: tower_kind.Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
+    architecture: tower_kind.Architecture, checkpoint: read.Checkpoint, published: Mapping[str, Any]
 ) -> tuple[bool, tuple[str, ...]]:
     """True if the towers use QuickGELU, and the notes about it for the report.
 
@@ -253,7 +249,7 @@ def choose_activation(
     return False, ("GELU",)
 
 
-def _stated_beside(checkpoint: Checkpoint) -> str | None:
+def _stated_beside(checkpoint: read.Checkpoint) -> str | None:
     """The activation in the config.json beside a file in transformers' layout; None for others, and without one."""
     path = checkpoint.path.with_name("config.json")
     if TRANSFORMERS_MARK not in checkpoint.tensors or not path.is_file():
@@ -261,7 +257,7 @@ def _stated_beside(checkpoint: Checkpoint) -> str | None:
     stated = read_json(path, "settings", {"vision_config": {"hidden_act?": TEXT}})["vision_config"]
     # Files leave out what is transformers' default.
     activation = stated.get("hidden_act", "quick_gelu")
-    return known(activation, ACTIVATIONS, f"hidden_act of {path}")
+    return known(activation, read.ACTIVATIONS, f"hidden_act of {path}")
 
 
 def _resize_positions(
@@ -286,7 +282,7 @@ def _check_architecture(
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     architecture: tower_kind.Architecture,
-    checkpoint: Checkpoint,
+    checkpoint: read.Checkpoint,
 ) -> None:
     if OF_META in tensors:
         raise InputError(
@@ -327,11 +323,11 @@ def clip_of_file(path: Path) -> str:
     Raises:
         InputError: as `read_checkpoint`.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read.read_checkpoint(path)
     signature = signature_of(to_native(checkpoint.tensors))
     if signature is None:
         return ""
     if checkpoint.model in list_architectures():
         return checkpoint.model
-    original = {OF_OPENAI, TRANSFORMERS_MARK} & checkpoint.tensors.keys()
+    original = {read.OF_OPENAI, TRANSFORMERS_MARK} & checkpoint.tensors.keys()
     return _name_of(signature) if original else ""

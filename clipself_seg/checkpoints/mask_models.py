@@ -18,6 +18,7 @@ from typing import NamedTuple
 from clipself_seg.checkpoints.locate import (
     HUB,
     HUGGING_FACE,
+    MAIN,
     HubName,
     hub_folder,
     hub_name,
@@ -47,7 +48,7 @@ class MaskModel(NamedTuple):
         return f"see {HUGGING_FACE}/{self.repository}"
 
 
-# By their names in the zoo. Of Mask2Former's swin-large main has a pickle alone.
+# By their names in the zoo.
 MASK_MODELS = {
     "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2"),
     "sam3": MaskModel("facebook/sam3", "facebook/sam3"),
@@ -56,6 +57,10 @@ MASK_MODELS = {
     "mask2former": MaskModel(
         "facebook/mask2former-swin-base-coco-panoptic", "facebook/mask2former-"
     ),
+}
+# Repository whose branch main has a pickle alone -> the commit that has safetensors.
+COMMITS = {
+    "facebook/mask2former-swin-large-coco-panoptic": "a4edee47b1b2662241ceed627430aa22d0647bd0"
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
 # Further weights that transformers writes, in shards or as pickles.
@@ -112,6 +117,8 @@ def mask_model(given: str) -> tuple[HubName, MaskModel]:
             f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
             f"{MASK_MODELS['sam3'].repository}"
         )
+    if name.repository in COMMITS and name.revision == MAIN:
+        name = name._replace(revision=COMMITS[name.repository])
     return name, MaskModel(name.repository)
 
 

@@ -9,17 +9,22 @@ import functools
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipself_seg.checkpoints.download import NotFetched
+from clipself_seg.checkpoints.file_kinds import require_readable
 from clipself_seg.checkpoints.locate import (
+    FILES,
+    HUB,
     HubName,
     fetch,
     hub_file,
-    is_present,
+    hub_name,
+    present_file,
     present_folder,
+    present_hub_file,
     weights_folder,
 )
 from clipself_seg.checkpoints.mask_models import (
@@ -36,6 +41,9 @@ from clipself_seg.errors import MissingPackage, require_installed
 ARCHITECTURES = Path(__file__).parent.parent / "clip" / "architectures"
 # Files of tokenizers, the first that a repository has, and the packages that read them.
 TOKENIZERS = {"tokenizer.json": "tokenizers", "tokenizer.model": "sentencepiece"}
+
+
+UNKNOWN = "not known here"  # of licences
 
 
 class Part(NamedTuple):
@@ -57,52 +65,100 @@ class Part(NamedTuple):
         return f"{entry.name} (size {entry.how_large}{by_hand}; {entry.terms})"
 
 
-def fetch_needed(values: Mapping[str, Any]) -> None:
+def fetch_needed(values: Mapping[str, Any], texts: bool = True) -> None:
     """Fetches what a configuration needs, and says before in a line what it is, how large, and by which licences.
 
     Args:
         values: keys and values of the configuration.
+        texts: False if no text is embedded, which takes no tokenizer.
 
     Raises:
         MissingPackage: one that the parts need is not installed; nothing is fetched.
         NotFetched: no network, and so on; says of each part that is missing where to get it, and where to put it.
-        InputError: as `locate`.
+        InputError: as `locate`; a file that is here was cut off.
     """
-    masks, tokenizer = _mask_model(values), _tokenizer_of(str(values.get("MODEL.CLIP.NAME", "")))
-    parts = [*_weights(values), *_masks(masks), *_tokenizer(tokenizer, values)]
-    # First those that take a person, so that nothing is fetched in vain.
-    parts.sort(key=lambda part: bool(part.entry.addresses))
-    if parts:
-        sizes = [(part.entry.size or 0) / 1e6 or part.entry.megabytes for part in parts]
-        total = f"{sum(filter(None, sizes)):,.0f} MB" if any(sizes) else "of unknown size"
-        more = " and more" if any(sizes) and None in sizes else ""
-        said = "; ".join(map(str, parts))
-        sys.stderr.write(f"to be fetched, {total}{more}: {said}\n")
+    fetch_parts(missing_parts(values, texts), lambda: require_packages(values, texts))
+
+
+def missing_parts(values: Mapping[str, Any], texts: bool = True) -> list[Part]:
+    """Files that a configuration needs and that are not on this machine, see `fetch_needed`."""
+    return [
+        *_weights(values),
+        *_masks(_mask_model(values)),
+        *(_tokenizer(_tokenizer_of(values), values) if texts else ()),
+    ]
+
+
+def require_packages(values: Mapping[str, Any], texts: bool = True) -> None:
+    """Refuses a configuration whose model of masks or tokenizer needs a package that is not installed.
+
+    Raises:
+        MissingPackage: says what brings it.
+    """
+    if _mask_model(values):
+        require_installed("transformers", "a model that finds masks", "masks")
+    if texts and (tokenizer := _tokenizer_of(values)):
+        package = TOKENIZERS[tokenizer.file]
+        require_installed(package, f"the tokenizer of {tokenizer.repository}", "tokenizers")
+
+
+def say_parts(parts: Iterable[Part]) -> None:
+    """Says on the terminal in a line what is to be fetched, its whole size, and by which licences; nothing of none."""
+    said = list(dict.fromkeys(map(str, parts)))
+    if not said:
+        return
+    sizes = [(part.entry.size or 0) / 1e6 or part.entry.megabytes for part in parts]
+    total = f"{sum(filter(None, sizes)):,.0f} MB" if any(sizes) else "of unknown size"
+    more = " and more" if any(sizes) and None in sizes else ""
+    sys.stderr.write(f"to be fetched, {total}{more}: {'; '.join(said)}\n")
+
+
+def fetch_parts(parts: Iterable[Part], require: Callable[[], object] = lambda: None) -> None:
+    """Fetches parts, see `fetch_needed`; those that take a person first, so that nothing is fetched in vain.
+
+    Args:
+        parts: what is missing.
+        require: refuses what cannot be used here, before anything is fetched.
+    """
+    left = sorted(parts, key=lambda part: bool(part.entry.addresses))
+    say_parts(left)
     try:
-        if masks:
-            require_installed("transformers", "a model that finds masks", "masks")
-        if tokenizer:
-            package = TOKENIZERS[tokenizer.file]
-            require_installed(package, f"the tokenizer of {tokenizer.repository}", "tokenizers")
-        while parts:
-            parts[0].fetch()
-            del parts[0]
+        require()
+        while left:
+            left[0].fetch()
+            del left[0]
     except (MissingPackage, NotFetched) as error:
-        left = parts[isinstance(error, NotFetched) :]
+        # What could not be fetched is in the error already.
+        left = left[isinstance(error, NotFetched) :]
         by_hand = f"; by hand: {'; '.join(part.by_hand for part in left)}" if left else ""
         raise type(error)(f"{error}{by_hand}") from None
 
 
 def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
-    """Entries of the zoo that keys of weights name."""
+    """Weights that keys name by the zoo or the hub.
+
+    Raises:
+        InputError: a file that is here was cut off.
+    """
     clip = values.get("MODEL.CLIP.NAME", "")
     names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
     for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
-        entry = entry_of(name, clip)
-        if entry and not is_present(entry):
-            origin = (entry.addresses or entry.pages)[0]
-            by_hand = f"{origin} as {weights_folder() / entry.file}"
-            yield Part(entry, by_hand, functools.partial(fetch, entry))
+        if entry := entry_of(name, clip):
+            if path := present_file(entry):
+                require_readable(path)
+            else:
+                yield part_of(entry)
+        elif name.startswith(HUB) and not present_hub_file(hub := hub_name(name)):
+            title = Entry(name=name, file=hub.file, addresses=(hub.page,), licence=UNKNOWN)
+            by_hand = f"{hub.file or ' or '.join(FILES)} of {hub.page} into {hub.folder}"
+            yield Part(title, by_hand, functools.partial(hub_file, hub))
+
+
+def part_of(entry: Entry) -> Part:
+    """The file of an entry."""
+    origin = (entry.addresses or entry.pages)[0]
+    by_hand = f"{origin} as {weights_folder() / entry.file}"
+    return Part(entry, by_hand, functools.partial(fetch, entry))
 
 
 def _mask_model(values: Mapping[str, Any]) -> str:
@@ -125,8 +181,9 @@ def _masks(given: str) -> Iterator[Part]:
         yield Part(entry, by_hand, functools.partial(mask_model_folder, given))
 
 
-def _tokenizer_of(clip: str) -> HubName | None:
-    """The tokenizer's file of a CLIP by open_clip's name; None of one with CLIP's byte pairs."""
+def _tokenizer_of(values: Mapping[str, Any]) -> HubName | None:
+    """The tokenizer's file of a configuration's CLIP; None of one with CLIP's byte pairs."""
+    clip = values.get("MODEL.CLIP.NAME", "")
     spec = importlib.util.find_spec("open_clip")
     configs = [ARCHITECTURES / f"{clip}.json"]
     if spec and spec.origin:
@@ -147,7 +204,7 @@ def _tokenizer(name: HubName | None, values: Mapping[str, Any]) -> Iterator[Part
     if name is None or present_folder(name, [name.file]):
         return
     clip = entry_of(str(values.get("MODEL.CLIP.WEIGHTS", "")), values["MODEL.CLIP.NAME"])
-    licence = clip.licence if clip else "not known here"
+    licence = clip.licence if clip else UNKNOWN
     title = f"tokenizer of {name.repository}"
     entry = Entry(name=title, file=name.file, addresses=(name.page,), licence=licence)
     by_hand = f"{name.file} of {name.page} into {name.folder}"

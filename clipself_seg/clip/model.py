@@ -35,6 +35,7 @@ from clipself_seg.checkpoints.zoo import (
 )
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import packed_matrices
+from clipself_seg.clip.openai import TRANSFORMERS_MARK
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tokenizers import Tokenizer
@@ -334,6 +335,8 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
 def _of_file(architecture: Architecture, path: Path) -> Checkpoint:
     """The checkpoint of a file; warns where it may be of published weights that were trained with other pixels."""
     checkpoint = read_checkpoint(path)
+    if TRANSFORMERS_MARK in checkpoint.tensors:  # no distillation writes this layout
+        checkpoint = _original(checkpoint)
     tag = OTHER_PIXELS.get(architecture.name.removesuffix("-quickgelu"))
     if tag and checkpoint.mean is None:
         logger.warning(

@@ -36,7 +36,13 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.read import ACTIVATIONS, Checkpoint, fit
+from clipself_seg.checkpoints.read import (
+    ACTIVATIONS,
+    OF_OPENAI,
+    Checkpoint,
+    fit,
+    read_checkpoint,
+)
 from clipself_seg.clip import tower_kind
 from clipself_seg.clip.find_kind import (
     KINDS,
@@ -295,13 +301,37 @@ def _check_architecture(
         )
     if signature == architecture.kind.signature(wanted):
         return
-    others = [find_architecture(name) for name in list_architectures()]
-    # The first two are quick to see; for the signature a tower is built.
-    alike = [own for own in others if own.embed_dim == signature.embed_dim]
-    same = [own for own in alike if own.kind.name == signature.kind]
-    fitting = [own.name for own in same if own.signature == signature]
-    hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
+    fitting = _name_of(signature)
+    hint = f'; load it as "{fitting}"' if fitting else ""
     raise InputError(
         f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
         f"{architecture.name} is {architecture.kind.signature(wanted)}{hint}"
     )
+
+
+def _name_of(signature: tower_kind.Signature) -> str:
+    """The shortest name of a model with an image tower of a signature; "" if there is none."""
+    others = [find_architecture(name) for name in list_architectures()]
+    # The first two are quick to see; for the signature a tower is built.
+    alike = [own for own in others if own.embed_dim == signature.embed_dim]
+    same = [own for own in alike if own.kind.name == signature.kind]
+    return min((own.name for own in same if own.signature == signature), key=len, default="")
+
+
+def clip_of_file(path: Path) -> str:
+    """Name of the CLIP alone that a file has; "" if neither the file nor its tensors say it for sure.
+
+    Files of this project have the name. Those of OpenAI, also in transformers' layout, are of the model of their sizes.
+    Of others models of equal sizes may have other pixels or another activation.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    signature = signature_of(to_native(checkpoint.tensors))
+    if signature is None:
+        return ""
+    if checkpoint.model in list_architectures():
+        return checkpoint.model
+    original = {OF_OPENAI, TRANSFORMERS_MARK} & checkpoint.tensors.keys()
+    return _name_of(signature) if original else ""

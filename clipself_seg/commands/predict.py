@@ -186,7 +186,7 @@ def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
     from clipself_seg.checkpoints.mask_models import is_mask_model_name
     from clipself_seg.checkpoints.needs import fetch_needed
-    from clipself_seg.choice import MINI, MINI_OF_MASKS, REASONS, TASKS, find_model
+    from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, find_model
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
@@ -205,7 +205,7 @@ def _settle(args: argparse.Namespace) -> str:
             args.task = args.task or "panoptic"
             if args.model == MINI:
                 args.model = None
-                args.config_file = MINI_OF_MASKS
+                args.config_file = MINI_MASKS_CONFIG
             elif args.model is not None and not (own := find_model(args.model)).clip:
                 raise InputError(
                     f"{args.model} is a model for {own.task}, and no CLIP alone, which --masks needs: name a CLIP"

@@ -4,7 +4,8 @@
     clipself-seg serve photo.jpg --words "dog, grass" --model openai-vitb16 eva02-vitb16 --tasks semantic
     clipself-seg serve --model mini
 
-Without --tasks it has semantic segments, and those of the other tasks whose default model is on this machine.
+Without --tasks it has segments of the models that --semantic, --panoptic and --detection name. Where these and --model
+are left out it has semantic segments, and those of the other tasks whose default model is on this machine.
 --model mini has the small models of all tasks, which are for generated scenes. It listens on this machine alone
 (--host names another address), and answers those who have the token in the address that it prints.
 Images and words stay in memory, and nothing of them is written. Each model answers one request at a
@@ -68,7 +69,7 @@ def _options(parser: CommandLine) -> None:
     value(parser, "--words", f"words to begin with ({COMMON_WORDS}): {WORDS}")
     value(parser, "--stuff", "those of them that are stuff, as --words")
     add_model_options(parser)
-    tasks = f"{', '.join(TASKS)} (semantic, and those whose default model is on this machine)"
+    tasks = f"{', '.join(TASKS)} (those of named models, or semantic and those that are here)"
     value(parser, "--tasks", tasks, count="*", metavar="TASK", choices=TASKS)
     for task in TASKS:
         text = f"{task} model, as predict --model (the default)"
@@ -186,28 +187,43 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 
 
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
-    from clipself_seg.checkpoints.locate import present_file
-    from clipself_seg.checkpoints.zoo import zoo
-    from clipself_seg.choice import TRAINED, find_model
+    from clipself_seg.choice import find_model
     from clipself_seg.commands.predict import KEYS, SCORE_THRESHOLD, predictor_of
     from clipself_seg.explore.answers import Answers
 
-    mini = of_scenes(args)
+    clips = heat_models(args)
     predictors: dict[str, Any] = {}
-    for task, default in TRAINED.items():
-        model = getattr(args, task)
-        wanted = mini or model or task == TASKS[0] or present_file(zoo()[default])
-        if not wanted if args.tasks is None else task not in args.tasks:
-            continue
-        if not (model or mini):
-            say_model(default, "trained for its task", f"--{task}")
-        model = model or ("mini" if mini else default)
+    for task, model in _models(args).items():
         scores = [find_model(model, task).score_key, str(SCORE_THRESHOLD)]
         opts = scores if task == "detection" else []
         opts += [] if args.device is None else [KEYS["device"], args.device]
         name = "boxes" if task == "detection" else task
         predictors[name] = predictor_of(model, task, None, opts)
-    return Answers(clips=heat_models(args), side=args.size, texts=texts, predictors=predictors)
+    return Answers(clips=clips, side=args.size, texts=texts, predictors=predictors)
+
+
+def _models(args: argparse.Namespace) -> dict[str, str]:
+    """The model of each task that the page has; says on the terminal which of them nobody has named."""
+    from clipself_seg.checkpoints.locate import present_file
+    from clipself_seg.checkpoints.zoo import zoo
+    from clipself_seg.choice import MINI, TRAINED
+
+    mini = of_scenes(args)
+    named = {task: getattr(args, task) for task in TASKS if getattr(args, task)}
+    tasks: Sequence[str]
+    if args.tasks is not None:
+        tasks = args.tasks
+    elif mini:
+        tasks = TASKS
+    elif named or args.model:
+        tasks = list(named)
+    else:
+        tasks = [TASKS[0], *(task for task in TASKS[1:] if present_file(zoo()[TRAINED[task]]))]
+    for task in tasks:
+        if not mini and task not in named:
+            say_model(TRAINED[task], "trained for its task", f"--{task}")
+    defaults = dict.fromkeys(TASKS, MINI) if mini else TRAINED
+    return {task: named.get(task, defaults[task]) for task in TASKS if task in tasks}
 
 
 def _examples(images: Sequence[str], scenes: bool) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
+from clipself_seg.data.masks import mask_arrays
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
@@ -508,7 +509,7 @@ class DetectionPredictor(ImagePredictor[results.Detections]):
             boxes=boxes,
             scores=scores,
             labels=instances.pred_classes.numpy(),
-            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+            masks=mask_arrays(instances.pred_masks) if instances.has("pred_masks") else None,
             seen=given.seen,
             **common,
         )

@@ -215,7 +215,7 @@ def _detections(result: Detections) -> list[Json]:
     if result.masks is None:
         areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
     else:
-        areas = result.masks.sum(axis=(1, 2), dtype=np.float64)
+        areas = np.array([mask.sum(dtype=np.float64) for mask in result.masks])
     return [
         {"area": area, "iscrowd": 0} | entry
         for entry, area in zip(result.to_coco(), areas.tolist(), strict=True)

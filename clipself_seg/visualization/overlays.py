@@ -253,7 +253,7 @@ def box_overlay(
     scores: np.ndarray | None,
     names: Sequence[str],
     seen: np.ndarray,
-    masks: np.ndarray | Sequence[np.ndarray] | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
     legend: bool = True,
     enlarge: bool = True,
     colours: np.ndarray | None = None,
@@ -275,8 +275,8 @@ def box_overlay(
         colours: (n, 3) uint8 in place of blue and red.
     """
     labels = np.full(image.shape[:2], -1, np.int32)
-    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
-        labels[mask] = number
+    for number in reversed(range(0 if masks is None else len(masks))):
+        labels[masks[number]] = number
     height, width = image.shape[:2]
     image, labels = readable(image, labels, small=SMALL if enlarge else 0)
     scale = image.shape[1] / width, image.shape[0] / height

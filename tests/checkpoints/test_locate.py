@@ -85,7 +85,7 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(folder):
     said = str(caught.value)
     address = "https://huggingface.co/spaces/hamacojr/CAT-Seg-weights/resolve/main/model_base.pth"
     assert (
-        f": fetch them from {address} and save them as {folder}/model_base.pth (819132441 bytes), or set"
+        f": fetch it from {address} and save it as {folder}/model_base.pth (819132441 bytes), or set"
         in said
     )
     assert "Connection refused" in said and len(said.splitlines()) == said.count("fetch ") == 1
@@ -96,7 +96,7 @@ def test_an_address_that_fails_is_said_once_in_a_short_sentence(folder):
         fetch(entry(f"{NOWHERE}/one.pt"))
     said = str(caught.value)
     assert said.count(NOWHERE) == 1 and len(said.split()) < 40
-    assert f": fetch them from there and save them as {folder}/one.pt (700 bytes), or set" in said
+    assert f": fetch it from there and save it as {folder}/one.pt (700 bytes), or set" in said
 
 
 def test_what_only_a_browser_gets_is_said_to_be_so(folder):
@@ -131,7 +131,7 @@ def test_a_mirror_stands_in_for_all_addresses(tmp_path, monkeypatch):
         monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", f"{server.address}/")
         assert fetch(entry(f"{NOWHERE}/one.pt")) == tmp_path / "clipself_seg" / "one.pt"
         assert fetch(entry(pages=("https://page",))) == weights_folder() / "one.pt"
-        said = f"{server.address}/two.pt cannot .*status 404.*: fetch them from {NOWHERE}/two.pt"
+        said = f"{server.address}/two.pt cannot .*status 404.*: fetch it from {NOWHERE}/two.pt"
         with pytest.raises(InputError, match=said):
             fetch(entry(f"{NOWHERE}/two.pt", file="two.pt"))
     assert [path for path, _ in server.asked] == ["/one.pt", "/two.pt"]

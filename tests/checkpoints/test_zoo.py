@@ -25,7 +25,7 @@ def predictor():
 
 
 @pytest.fixture
-def places(predictor, capsys, tmp_path):
+def places(predictor, capsys):
     """Name of an entry -> its row or line in each of the six places that have licences beside zoo.yaml."""
     assert main([]) == 0
     listed = capsys.readouterr().out.splitlines()
@@ -35,7 +35,7 @@ def places(predictor, capsys, tmp_path):
         config = predictor.config.clone()
         config.defrost()
         config.merge_from_list([zoo()[name].key, name])
-        saved = card(predictor, config, tmp_path, None)
+        saved = card(predictor, config, None, "org/name")
         exported = copy.copy(predictor)
         exported.config = config
         found = {page: [row for row in own if f"`{name}`" in row] for page, own in pages.items()}

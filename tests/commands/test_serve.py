@@ -78,3 +78,19 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):
 def test_the_option_that_names_a_model_is_said(capsys):
     say_model("catseg-base", "trained for its task", "--semantic")
     assert capsys.readouterr().err.startswith("no --semantic: catseg-base, licence MIT")
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        ((), {"semantic": "catseg-base"}),
+        (("--model", "openai-vitb16"), {}),
+        (("--panoptic", "tipsv2-l14"), {"panoptic": "tipsv2-l14"}),
+        (("--model", "openai-vitb16", "--tasks", "semantic"), {"semantic": "catseg-base"}),
+        (("--tasks",), {}),
+        (("--model", "mini"), dict.fromkeys(serve.TASKS, "mini")),
+    ],
+)
+def test_nothing_is_loaded_that_nobody_asked_for(words, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    assert serve._models(serve.main.parser().parse(words)) == models

@@ -25,20 +25,19 @@ def started(words, folder, address, **settings):
         address: where it answers.
         settings: variables of its environment.
     """
-    path, port = folder / f"{address.rpartition(':')[2]}.log", address.rpartition(":")[2]
+    port = address.rpartition(":")[2]
     command = [str(word).replace("{port}", port) for word in words]
-    with path.open("w") as said:
-        process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | settings, stdout=said, stderr=said
-        )
+    with (folder / port).open("w") as said:
+        how = {"cwd": folder, "env": os.environ | settings, "stdout": said, "stderr": said}
+        process = subprocess.Popen(command, **how)
     try:
         answered = False
         while not answered:
-            assert process.poll() is None, path.read_text()
+            assert process.poll() is None, (folder / port).read_text()
             time.sleep(0.2)
             with contextlib.suppress(httpx.TransportError):
                 answered = httpx.get(address, timeout=60).status_code < 500
-        yield path
+        yield folder / port
     finally:
         process.terminate()
         process.wait()

@@ -28,6 +28,7 @@ from lab.mini.writer import WorldSize, make_worlds
 from tests.conftest import ROOT
 from tests.prediction.test_video import make_video
 from tests.registries import registries_kept
+from tests.test_docs import BLOCKS
 from tests.tiny import save_noise, small_worlds
 from tests.training.test_hooks import registered  # noqa: F401  (a fixture)
 
@@ -219,11 +220,7 @@ def test_the_example_of_a_whole_coco_file_is_one(folder):
 
 # Commands of the pages that draw or predict with the models of the project; test_docs.py parses the others.
 SEEN = ("predict", "dense-maps", "explore")
-TYPED = (
-    shlex.split(line, comments=True)[1:]
-    for page in PAGES
-    for line in re.findall(r"^    (clipself-seg .*)$", page.read_text().replace("\\\n", " "), re.M)
-)
+TYPED = (words[1:] for words in BLOCKS if words[0] == "clipself-seg")
 # Two that differ in the folder of their results are one.
 COMMANDS = {
     re.sub(r"--output \S+", "", " ".join(words)): words

@@ -144,16 +144,11 @@ notebook = nbformat.read(sys.argv[1], 4)
 nbclient.NotebookClient(notebook, timeout=3600).execute()
 """
 WATCH = """
-import socket, sys
-def watched(function):
-    def call(*given, **named):
+import sys
+def watch(event, given):
+    if event in ("socket.getaddrinfo", "socket.connect"):
         sys.stderr.write(f"\\nasked {given!r}\\n")
-        return function(*given, **named)
-    return call
-socket.getaddrinfo = watched(socket.getaddrinfo)
-class Socket(socket.socket):
-    connect = watched(socket.socket.connect)
-socket.socket = Socket
+sys.addaudithook(watch)
 """
 ASK = """
 import sys

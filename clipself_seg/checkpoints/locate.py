@@ -17,16 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.download import (
-    SECONDS,
-    NotFetched,
-    check_file,
-    digest_at_first,
-    download,
-    file_sha256,
-    is_address,
-    is_offline,
-)
+from clipself_seg.checkpoints import download
+from clipself_seg.checkpoints.download import NotFetched, check_file, digest_at_first
 from clipself_seg.checkpoints.file_kinds import require_readable
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, same_weights, suggestion, zoo
 from clipself_seg.errors import InputError, in_short, shown
@@ -80,7 +72,7 @@ class HubName(NamedTuple):
 
 def is_remote(text: str) -> bool:
     """True for a text that stands for something that is fetched: an address, or a name of the hub."""
-    return is_address(text) or text.startswith(HUB)
+    return download.is_address(text) or text.startswith(HUB)
 
 
 def endpoint() -> str:
@@ -192,10 +184,10 @@ def _of_hub(name: HubName) -> dict[str, Any]:
     import httpx
 
     cache = weights_folder() / "hub"
-    if not is_offline():
-        httpx.head(endpoint(), timeout=SECONDS)
+    if not download.is_offline():
+        httpx.head(endpoint(), timeout=download.SECONDS)
     how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
-    return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": SECONDS}
+    return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": download.SECONDS}
 
 
 def _fetch(name: HubName, wanted: Sequence[str]) -> Path:
@@ -234,7 +226,11 @@ def _check_digest(path: Path, name: HubName) -> None:
     """
     try:
         check_file(
-            path, None, digest_at_first(path), f"{path.name} of {name.page}", "nothing is kept"
+            path,
+            None,
+            digest_at_first(path),
+            f"{path.name} of {name.page}",
+            "nothing is kept",
         )
     except InputError:
         blob = path.resolve()
@@ -284,7 +280,7 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     given = os.fspath(weights)
     if given in SHIPPED_MODELS:
         return SHIPPED_MODELS[given]
-    if is_address(given):
+    if download.is_address(given):
         return _from_address(given)
     if given.startswith(HUB):
         return hub_file(hub_name(given))
@@ -320,7 +316,7 @@ def no_checkpoint(given: str) -> InputError:
 def weights_folder() -> Path:
     """The folder of fetched weights and of a user's own files: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
     given = os.environ.get(VARIABLE, "")
-    if given and not is_address(given):
+    if given and not download.is_address(given):
         return home_expanded(given, f"give {VARIABLE} a whole path")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return home_expanded(cache, f"give {VARIABLE} a folder") / "clipself_seg"
@@ -350,7 +346,7 @@ def fetch(entry: Entry) -> Path:
                 path = _fetch(name, [name.file])
                 check_entry(path, entry)
                 return path
-            download(address, own, size=entry.size, sha256=entry.sha256)
+            download.download(address, own, size=entry.size, sha256=entry.sha256)
             return own
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
@@ -414,7 +410,7 @@ def published_as(path: Path, model: str) -> Entry | None:
             return entry
     size = path.stat().st_size
     sized = [entry for entry in entries if len(entry.sha256) == 64 and entry.may_have(size)]
-    return next((entry for entry in sized if entry.sha256 == file_sha256(path)), None)
+    return next((entry for entry in sized if entry.sha256 == download.file_sha256(path)), None)
 
 
 def published_file(repository: str) -> Path:
@@ -445,7 +441,7 @@ def _hub_address(address: str) -> HubName | None:
 
 def _addresses(entry: Entry) -> Sequence[str]:
     mirror = os.environ.get(VARIABLE, "")
-    if is_address(mirror):
+    if download.is_address(mirror):
         return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
     return entry.addresses
 
@@ -468,7 +464,7 @@ def _from_address(address: str) -> Path:
         check_file(path, None, digest_at_first(path), f"{path}, which {address} gave,")
         return path
     try:
-        download(address, path)
+        download.download(address, path)
     except NotFetched as error:
         raise NotFetched(f"{error}; fetch it yourself, and give its path") from None
     return path

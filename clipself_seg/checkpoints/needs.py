@@ -13,28 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipself_seg.checkpoints import locate, mask_models
 from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.file_kinds import require_readable
-from clipself_seg.checkpoints.locate import (
-    FILES,
-    HUB,
-    HubName,
-    fetch,
-    hub_file,
-    hub_name,
-    present_file,
-    present_folder,
-    present_hub_file,
-    weights_folder,
-)
-from clipself_seg.checkpoints.mask_models import (
-    IMAGE_SETTINGS,
-    MASK_MODELS,
-    NEEDED,
-    is_mask_model_name,
-    mask_model,
-    mask_model_folder,
-)
 from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, zoo
 from clipself_seg.errors import MissingPackage, require_installed
 
@@ -144,44 +125,50 @@ def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
     names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
     for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
         if entry := entry_of(name, clip):
-            if path := present_file(entry):
+            if path := locate.present_file(entry):
                 require_readable(path)
             else:
                 yield part_of(entry)
-        elif name.startswith(HUB) and not present_hub_file(hub := hub_name(name)):
+        elif name.startswith(locate.HUB) and not locate.present_hub_file(
+            hub := locate.hub_name(name)
+        ):
             title = Entry(name=name, file=hub.file, addresses=(hub.page,), licence=UNKNOWN)
-            by_hand = f"{hub.file or ' or '.join(FILES)} of {hub.page} into {hub.folder}"
-            yield Part(title, by_hand, functools.partial(hub_file, hub))
+            by_hand = f"{hub.file or ' or '.join(locate.FILES)} of {hub.page} into {hub.folder}"
+            yield Part(title, by_hand, functools.partial(locate.hub_file, hub))
 
 
 def part_of(entry: Entry) -> Part:
     """The file of an entry."""
     origin = (entry.addresses or entry.pages)[0]
-    by_hand = f"{origin} as {weights_folder() / entry.file}"
-    return Part(entry, by_hand, functools.partial(fetch, entry))
+    by_hand = f"{origin} as {locate.weights_folder() / entry.file}"
+    return Part(entry, by_hand, functools.partial(locate.fetch, entry))
 
 
 def _mask_model(values: Mapping[str, Any]) -> str:
     """The model that finds masks, by its name, or ""."""
     given = str(values.get("MODEL.MASK_GENERATOR.OUTPUTS", ""))
-    named = values.get("MODEL.MASK_GENERATOR.SOURCE") == "masks" and is_mask_model_name(given)
-    return given if named else ""
+    read = values.get("MODEL.MASK_GENERATOR.SOURCE") == "masks"
+    return given if read and mask_models.is_mask_model_name(given) else ""
 
 
 def _masks(given: str) -> Iterator[Part]:
     """The folder of a model that finds masks."""
     if not given:
         return
-    name, model = mask_model(given)
-    if present_folder(name, NEEDED) is None:
+    name, model = mask_models.mask_model(given)
+    if folder := locate.present_folder(name, mask_models.NEEDED):
+        require_readable(folder / mask_models.MODEL_WEIGHTS)
+    else:
         unknown = Entry(name=given, file="", addresses=(name.page,), licence=model.licence)
-        by_hand = f"{', '.join((*NEEDED, IMAGE_SETTINGS[0]))} of {name.page} into {name.folder}"
-        family = (zoo()[n] for n, m in MASK_MODELS.items() if m.repository == name.repository)
+        files = ", ".join((*mask_models.NEEDED, mask_models.IMAGE_SETTINGS[0]))
+        by_hand = f"{files} of {name.page} into {name.folder}"
+        models = mask_models.MASK_MODELS.items()
+        family = (zoo()[n] for n, known in models if known.repository == name.repository)
         entry = next(family, unknown)
-        yield Part(entry, by_hand, functools.partial(mask_model_folder, given))
+        yield Part(entry, by_hand, functools.partial(mask_models.mask_model_folder, given))
 
 
-def _tokenizer_of(values: Mapping[str, Any]) -> HubName | None:
+def _tokenizer_of(values: Mapping[str, Any]) -> locate.HubName | None:
     """The tokenizer's file of a configuration's CLIP; None of one with CLIP's byte pairs."""
     clip = values.get("MODEL.CLIP.NAME", "")
     spec = importlib.util.find_spec("open_clip")
@@ -192,20 +179,20 @@ def _tokenizer_of(values: Mapping[str, Any]) -> HubName | None:
         if path.is_file():
             text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"]
             if repository := text.get("hf_tokenizer_name"):
-                names = [HubName(repository, file=file) for file in TOKENIZERS]
-                here = (name for name in names if present_folder(name, [name.file]))
+                names = [locate.HubName(repository, file=file) for file in TOKENIZERS]
+                here = (name for name in names if locate.present_folder(name, [name.file]))
                 # TIPSv2's, which open_clip does not know, are SentencePiece's.
                 return next(here, names[1 - place])
     return None
 
 
-def _tokenizer(name: HubName | None, values: Mapping[str, Any]) -> Iterator[Part]:
+def _tokenizer(name: locate.HubName | None, values: Mapping[str, Any]) -> Iterator[Part]:
     """The file of a tokenizer, which has the licence of its CLIP."""
-    if name is None or present_folder(name, [name.file]):
+    if name is None or locate.present_folder(name, [name.file]):
         return
     clip = entry_of(str(values.get("MODEL.CLIP.WEIGHTS", "")), values["MODEL.CLIP.NAME"])
     licence = clip.licence if clip else UNKNOWN
     title = f"tokenizer of {name.repository}"
     entry = Entry(name=title, file=name.file, addresses=(name.page,), licence=licence)
     by_hand = f"{name.file} of {name.page} into {name.folder}"
-    yield Part(entry, by_hand, functools.partial(hub_file, name))
+    yield Part(entry, by_hand, functools.partial(locate.hub_file, name))

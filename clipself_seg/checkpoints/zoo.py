@@ -154,10 +154,10 @@ class Entry:
 
     @property
     def how_large(self) -> str:
-        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
+        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "not published"."""
         if self.size:
             return f"{self.size / 1e6:,.0f} MB"
-        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
+        return f"about {self.megabytes:,} MB" if self.megabytes else "not published"
 
 
 @functools.cache

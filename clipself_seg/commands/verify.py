@@ -5,21 +5,16 @@ All that is missing is said, and fetched, before torch is imported.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.needs import (
-    fetch_parts,
-    missing_parts,
-    part_of,
-    require_packages,
-    say_parts,
-)
+from clipself_seg.checkpoints import locate, needs
 from clipself_seg.checkpoints.published_outputs import Row, read_table
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
@@ -56,34 +51,29 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     given = {name: folder / Path(image.file).name for name, image in used.items()} if folder else {}
     paths = {name: path for name, path in given.items() if path.exists()}
     wanted = [image for name, image in used.items() if name not in paths]
-    configurations = [of[name][0].values(name) for name in names]
-    parts = [part_of(image) for image in wanted if not locate.own_file(image)]
-    parts += [part for values in configurations for part in missing_parts(values)]
+    configurations = {name: of[name][0].values(name) for name in names}
+    lost: dict[str, str] = {}  # name of an image or of weights -> why it cannot be had
+    noting = functools.partial(_noting, lost if every else None)
+    parts = [needs.part_of(image) for image in wanted if not locate.own_file(image)]
+    for name, values in configurations.items():
+        with noting(name):
+            parts += needs.missing_parts(values)
     if every:
-        say_parts(parts)
+        needs.say_parts(parts)
     else:
-        fetch_parts(parts, lambda: [require_packages(values) for values in configurations])
-    lost = {}  # name of an image or of weights -> why it cannot be had
+        needs.fetch_parts(parts, lambda: list(map(needs.require_packages, configurations.values())))
     for name, image in used.items():
-        try:
+        with noting(name):
             if name in paths:
                 locate.check_entry(paths[name], image)
             else:
                 paths[name] = locate.fetch(image)
-        except InputError as error:
-            if not every:
-                raise
-            lost[name] = str(error)
     from clipself_seg.prediction.published_outputs import compare, load_model, outputs  # seconds
 
     verdicts = []
     for name in names:
-        try:
+        with noting(name):
             model = load_model(name, of[name][0].clip)
-        except InputError as error:
-            if not every:
-                raise
-            lost[name] = str(error)
         for row in of[name]:
             image_file = Path(used[row.image].file).name if row.image else ""
             inputs = ", ".join(filter(None, [image_file, *row.texts]))
@@ -97,6 +87,17 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
     sys.stdout.write(f"{', '.join(counts)}\n")
     return 1 if DIFFERS in verdicts else 2 if LEFT_OUT in verdicts else 0
+
+
+@contextlib.contextmanager
+def _noting(lost: dict[str, str] | None, name: str) -> Iterator[None]:
+    """Notes why an image or weights cannot be had; raises it where nothing goes on without them."""
+    try:
+        yield
+    except InputError as error:
+        if lost is None:
+            raise
+        lost[name] = str(error)
 
 
 def _say(row: Row, numbers: tuple[Tensor, Tensor, Tensor]) -> str:

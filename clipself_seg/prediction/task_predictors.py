@@ -290,7 +290,8 @@ class PanopticPredictor(ImagePredictor[results.PanopticSegmentation]):
                 is a model that finds them.
 
         Raises:
-            InputError: as there. Masks that do not fit, are missing, or are given to a model that generates its own.
+            InputError: as there. Masks that do not fit, are missing, or are given to a model that generates its own;
+                stuff, where boxes of segments are asked for.
         """
         if masks is not None and self.model.masks.generates:
             raise InputError(
@@ -299,6 +300,8 @@ class PanopticPredictor(ImagePredictor[results.PanopticSegmentation]):
             )
         if masks is not None and not isinstance(image, list | tuple):
             masks = [masks]
+        if stuff is not None and self.task != "panoptic":
+            raise InputError("stuff is given, and boxes are found of all words: leave it out")
         if words is not None or stuff is not None:
             words = panoptic_words(
                 self.require_words().vocabulary if words is None else words, stuff

@@ -45,7 +45,8 @@ def track_video(
     with contextlib.closing(Video(source.path, results.max_pixels)) as video:
         # In thirtieths of a second: an object may be lost for a second, or three looks of the model.
         lost = math.ceil(30 * max(1, 3 * every / video.rate))
-        tracker = bot_sort(lost, video.rate, minimum_consecutive_frames=1)
+        # The motion of the camera counts from frame to frame; over several it would count twice.
+        tracker = bot_sort(lost, video.rate, minimum_consecutive_frames=1, enable_cmc=every == 1)
         tracks = Tracks(tracker, every)
         for number, result in predicted_frames(results, video, every, batch_size):
             tracks.add(number, result)

@@ -275,8 +275,9 @@ def box_overlay(
         colours: (n, 3) uint8 in place of blue and red.
     """
     labels = np.full(image.shape[:2], -1, np.int32)
-    for number in reversed(range(0 if masks is None else len(masks))):
-        labels[masks[number]] = number
+    given = [] if masks is None else masks
+    for number in reversed(range(len(given))):
+        labels[given[number]] = number
     height, width = image.shape[:2]
     image, labels = readable(image, labels, small=SMALL if enlarge else 0)
     scale = image.shape[1] / width, image.shape[0] / height

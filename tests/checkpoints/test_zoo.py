@@ -86,7 +86,7 @@ def test_data_have_addresses_or_a_sentence_with_the_way_to_them(name):
         assert archive.keys() <= {"address", "size", "megabytes", "sha256"}
     fetched = any(archive["address"].startswith("http") for archive in archives)
     assert fetched or re.search("asks for an account|by hand|cannot be had", root.advice)
-    assert root.title
+    assert root.title and (root.gigabytes or "size not published" in root.advice)
 
 
 def test_the_size_of_data_is_that_of_their_archives():

@@ -83,7 +83,7 @@ def test_offline_half_a_second_says_what_would_be_fetched_and_where_to_put_it(
 
 def test_packages_are_looked_for_before_anything_is_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(needs, "fetch", lambda entry: pytest.fail("fetched"))
+    monkeypatch.setattr(needs.locate, "fetch", lambda entry: pytest.fail("fetched"))
     lacking = {"sentencepiece"}
     find = needs.importlib.util.find_spec
     monkeypatch.setattr(

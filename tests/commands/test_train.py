@@ -261,7 +261,8 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
     writing = tmp_path / "out" / "checkpoints" / ".iteration_0000002.safetensors.x.part"
     writing.mkdir(parents=True)
     with alone_in(tmp_path / "out"):
-        given = words(tmp_path / "out", *flags, DATASETS__TEST="('mini_val_panoptic',)")
+        data = {"DATASETS__TRAIN": "('mini_train',)", "DATASETS__TEST": "('mini_val_panoptic',)"}
+        given = words(tmp_path / "out", *flags, **data)
         assert train.main(given) == 2
     assert capfd.readouterr().err == (
         f"error: OUTPUT_DIR {tmp_path / 'out'}: another process is at work there: "

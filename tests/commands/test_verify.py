@@ -21,7 +21,7 @@ from clipself_seg.prediction.published_outputs import compare, outputs
 from tests.clip.test_pooled import _transformers_model as siglip
 from tests.clip.test_published_files import mini_of_transformers
 from tests.clip.test_tips import transformers_model as tips
-from tests.faults import run_python
+from tests.faults import cut, run_python
 from tests.mask_models import save_mask_model
 from tests.small_towers import TIPS, small_towers
 from tests.weight_server import serving
@@ -227,7 +227,7 @@ def test_images_of_a_folder_are_not_fetched_and_have_to_be_the_published_ones(ta
     assert "p.png, the file of the image p.png, has the sha256" in capsys.readouterr().err
 
 
-def test_all_goes_on_without_an_image_that_cannot_be_had(table, image, capsys):
+def test_all_goes_on_without_what_cannot_be_had(table, tmp_path, image, capsys):
     table(address="http://127.0.0.1:9/q.png")
     content = yaml.safe_load(published_outputs.TABLE.read_text())
     (row,) = content["rows"]
@@ -246,6 +246,11 @@ def test_all_goes_on_without_an_image_that_cannot_be_had(table, image, capsys):
     assert main(words) == 1  # what differs counts more
     assert main(["verify", NAME, *words[2:]]) == 2
     assert "save it as" in capsys.readouterr().err
+    weights = next((tmp_path / "weights").rglob("model.safetensors"))
+    cut(weights, -9)
+    assert main(words) == 2
+    said = capsys.readouterr().out
+    assert said.count("not checked: ") == 2 and "model.safetensors is truncated" in said
 
 
 OFFLINE = """

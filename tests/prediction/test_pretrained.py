@@ -96,13 +96,9 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
     _, folder = saved("PanopticPredictor")
     assert {path.name for path in folder.iterdir()} == {*pretrained.FILES}
     header, card = (folder / "README.md").read_text().split("---\n")[1:3]
-    assert yaml.safe_load(header) == {
-        "library_name": "clipself_seg",
-        "license": "apache-2.0",
-        "pipeline_tag": "image-segmentation",
-        "tags": ["clipself_seg", "open-vocabulary", "clip", "openpanoptic"],
-        "datasets": ["mini_train_base_panoptic"],
-    }
+    stated = yaml.safe_load(header)
+    assert (stated["license"], stated["pipeline_tag"]) == ("apache-2.0", "image-segmentation")
+    assert stated["datasets"] == ["mini_train_base_panoptic"] and "base_model" not in stated
     for said in ("mini-open-panoptic", "Apache-2.0 | comes with", "bit for bit", "commit"):
         assert said in card
     words = json.loads((folder / "vocabulary.json").read_text())

@@ -225,14 +225,15 @@ def test_official_outputs_of_resized_masks(case):
     check_instances(merge_instances(probs, masks, things), case, "resized_instance", masks, 5)
 
 
-@pytest.mark.parametrize("image, output", [((60, 75), (400, 333)), ((64, 96), (90, 70))])
-def test_outputs_of_a_large_image_have_the_bits_of_all_masks_at_once(monkeypatch, image, output):
+@pytest.mark.parametrize("image, output", [((60, 75), (400, 333)), ((64, 96), (200, 70))])
+def test_outputs_of_a_large_image_are_those_of_all_masks_at_once(monkeypatch, image, output):
     sizes = ((64, 96), image, output)
     probs, masks = random_queries(11, 5, (16, 24))
     whole = resize_masks(masks, *sizes)
     monkeypatch.setattr(panoptic_merge, "COLUMN_NUMBERS", 1)
-    for merge in (merge_semantic, semantic_labels):
-        assert torch.equal(merge(probs, masks, sizes), merge(probs, whole))
+    assert torch.equal(semantic_labels(probs, masks, sizes), semantic_labels(probs, whole))
+    scores = merge_semantic(probs, whole)
+    torch.testing.assert_close(merge_semantic(probs, masks, sizes), scores, rtol=1e-6, atol=1e-6)
     expected = merge_instances(probs, whole, THINGS, 20)
     resized = merge_instances(probs, masks, THINGS, 20, sizes)
     assert torch.equal(resized.pred_masks, expected.pred_masks)

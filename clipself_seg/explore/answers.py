@@ -61,7 +61,8 @@ class Question(BaseModel):
         stuff: the words that are stuff, of which a panoptic model does not tell one object from another.
         examples: regions that stand for words, or for classes without one.
         absent: "drop" leaves out words that are not in the image, "mark" only names them.
-        background: for a semantic model, the name of what is none of the words; such pixels are in no segment.
+        background: for a semantic model, the name of what is none of the words; such pixels are in no segment. There
+            "drop" needs one.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")

@@ -31,6 +31,7 @@ except ModuleNotFoundError:  # Windows
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 NOT_LOCKED = "%s cannot be locked: let one process at a time write there"
 NAME_PART = 40  # characters, of 4 bytes at most, in a temporary name, which has 255 bytes at most
+WHOLE = "whole"  # file beside a temporary folder that is complete
 # A letter above the first 65,536 is two of these, and one alone is none.
 HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
 # Open folders that `alone_in` of this process has locked.
@@ -151,7 +152,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not target.is_dir():
         raise OSError(errno.ENOTDIR, "is no folder that could be replaced", str(target))
-    with folder_beside(target) as made:
+    with _folder_beside(target) as made:
         yield made
         if target.exists():
             os.replace(target, made.with_name("earlier"))
@@ -159,18 +160,24 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `target`, which goes at the end; what killed calls for the same have left, too.
+def atomic_files(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder, whose files on success take their places beside `path`, that of its name last.
+
+    What killed calls for the same path have left is removed.
 
     Raises:
-        OSError: a file cannot be written; names `target` if it is of the temporary folder.
+        OSError: a file cannot be written; names `path` if it is of the temporary folder.
     """
+    with _folder_beside(path) as made:
+        yield made
+        made.with_name(WHOLE).touch()
+        _take_places(made, path)
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
-        with contextlib.suppress(FolderInUse):
-            with alone_in(left / "folder"):
-                _put_back(left / "earlier", target)
-            shutil.rmtree(left, ignore_errors=True)
+    clear_killed(target)
     around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     made, earlier = around / "folder", around / "earlier"
     try:
@@ -179,6 +186,22 @@ def folder_beside(target: Path) -> Iterator[Path]:
     finally:
         _put_back(earlier, target)
         shutil.rmtree(around, ignore_errors=True)
+
+
+def clear_killed(target: Path) -> None:
+    """Finishes what killed calls of `atomic_folder` or `atomic_files` for `target` had whole, and removes the rest."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        with contextlib.suppress(FolderInUse):
+            with alone_in(left / "folder"):
+                _put_back(left / "earlier", target)
+                if (left / WHOLE).exists():
+                    _take_places(left / "folder", target)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _take_places(made: Path, path: Path) -> None:
+    for file in sorted(made.iterdir(), key=lambda file: file.name == path.name):
+        os.replace(file, path.with_name(file.name))
 
 
 def _put_back(earlier: Path, target: Path) -> None:

@@ -30,6 +30,7 @@ except ModuleNotFoundError:  # Windows
 # Errors of `flock` on a file system that has no locks, such as some of clusters.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 NOT_LOCKED = "%s cannot be locked: let one process at a time write there"
+LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes
 NAME_PART = 40  # characters, of 4 bytes at most, in a temporary name, which has 255 bytes at most
 WHOLE = "whole"  # file beside a temporary folder that is complete
 # A letter above the first 65,536 is two of these, and one alone is none.
@@ -60,15 +61,18 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
 
 
 def home_expanded(path: str | os.PathLike[str], instead: str) -> Path:
-    """A path with the user's folder for "~" at its beginning.
+    """A path that somebody gave, with the user's folder for "~" at its beginning.
 
     Args:
         path: path that somebody gave.
         instead: the way out where nobody knows the user's folder, for the error.
 
     Raises:
-        InputError: there is no HOME, and the system knows of none.
+        InputError: it is longer than file systems take; there is no HOME, and the system knows of none.
     """
+    given = os.fsencode(path)
+    if len(given) > LONGEST_PATH or len(max(given.split(b"/"), key=len)) > LONGEST_NAME:
+        raise InputError(f"{os.fspath(path)[:80]}... is too long for a path: correct it")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -62,7 +62,7 @@ def usage() -> str:
         [
             f"usage: {PROGRAM} COMMAND [options]",
             "",
-            "Dense CLIP features that recognise regions, and open-vocabulary models on them.",
+            "Name anything in an image: give words, get a label map, segments or boxes (CLIPSelf in Detectron2).",
             "",
             *rows,
             "",

@@ -56,30 +56,28 @@ TRAINED = {
 MINIS = dict(zip(TASKS, SHIPPED_CONFIGS, strict=True))
 # Folder of the configurations of a task -> the task.
 FOLDERS = {"semseg": "semantic", "panoptic": "panoptic", "detection": "detection"}
-OF_CLIP = "MODEL.CLIP.WEIGHTS"
+CLIP_KEY = "MODEL.CLIP.WEIGHTS"
 # Keys of what predicts; entries of other keys are parts of models.
-OF_MODELS = ("MODEL.WEIGHTS", OF_CLIP)
+MODEL_KEYS = ("MODEL.WEIGHTS", CLIP_KEY)
 DISTILLATION = "distillation"  # a task of training and evaluation, not of prediction
-# Of a CLIP alone: it segments without training, and names masks that another model found.
-WITHOUT_TRAINING = "zero_shot/base"
-MINI_WITHOUT_TRAINING = "mini/zero_shot"
-OF_MASKS = "panoptic/masks"
-MINI_OF_MASKS = "mini/panoptic_masks"
-RECIPE = "distill/coco_patches"
-MINI_RECIPE = "mini/patches"
+# Configurations of a CLIP alone, which segments without training, names masks that another model found, or is
+# distilled; those of the generated worlds' CLIPs begin with "mini/".
+ZERO_SHOT_CONFIG, MINI_ZERO_SHOT_CONFIG = "zero_shot/base", "mini/zero_shot"
+MASKS_CONFIG, MINI_MASKS_CONFIG = "panoptic/masks", "mini/panoptic_masks"
+DISTILL_CONFIG, MINI_DISTILL_CONFIG = "distill/coco_patches", "mini/patches"
 # Part of a CLIP's name -> tower whose configuration its family needs beside the name.
 FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
-# Pattern of a CLIP's name -> key and value that it needs beside `WITHOUT_TRAINING`: windows of 336 pixels are no
+# Pattern of a CLIP's name -> key and value that it needs beside `ZERO_SHOT_CONFIG`: windows of 336 pixels are no
 # multiple of a stride of 32, and convolutional towers have no attention whose values would be dense features.
 NEEDED = {
     r"-32(-|$)|^RN\d|^convnext": ("MODEL.ZERO_SHOT.WINDOW", "352"),
     r"^RN\d|^convnext": ("MODEL.CLIP.DENSE", "token"),
 }
 # What a run leaves in its folder, the first that is there.
-OF_RUNS = ("model_final.pth", "clip_final.safetensors")
+RUN_FILES = ("model_final.pth", "clip_final.safetensors")
 CONFIG = "config.yaml"
 # Any of them makes a folder with a configuration one of save_pretrained, and none of a run.
-OF_FOLDERS = ("model.safetensors", "clip.safetensors")
+PRETRAINED_FILES = ("model.safetensors", "clip.safetensors")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -92,6 +90,7 @@ class ModelChoice(NamedTuple):
         weights: its weights, as configurations name them; None for those of the configuration.
         opts: further keys and values in turn.
         key: key of the configuration that takes the weights.
+        clip: name of a CLIP alone, as `load_clip` takes it; empty for a model that was trained.
     """
 
     task: str
@@ -99,11 +98,12 @@ class ModelChoice(NamedTuple):
     weights: str | None
     opts: tuple[str, ...] = ()
     key: str = "MODEL.WEIGHTS"
+    clip: str = ""
 
     @property
     def score_key(self) -> str:
         """Key of the score that a detection has to exceed: of boxes, or of the segments that they are made of."""
-        if self.key == OF_CLIP:
+        if self.key == CLIP_KEY:
             return "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
         return "MODEL.FVIT.SCORE_THRESHOLD"
 
@@ -120,12 +120,6 @@ class ModelChoice(NamedTuple):
         entry = zoo().get(self.weights or "")
         values |= dict(entry.settings if entry else ())
         return values | dict(zip(typed[::2], typed[1::2]))
-
-    @property
-    def clip(self) -> str:
-        """Name of a CLIP alone, as `load_clip` takes it; empty for a model that was trained."""
-        mini = MINI_CLIP if self.config_file == MINI_WITHOUT_TRAINING else ""
-        return dict(zip(self.opts[::2], self.opts[1::2])).get("MODEL.CLIP.NAME", mini)
 
 
 def find_model(
@@ -192,15 +186,18 @@ def find_distillation(model: str | None = None) -> ModelChoice:
         InputError: as `find_model`; it is no CLIP alone.
     """
     if model is None or model == MINI:
-        return ModelChoice(DISTILLATION, MINI_RECIPE if model else f"{RECIPE}+eva02_vitb16", None)
+        config = MINI_DISTILL_CONFIG if model else f"{DISTILL_CONFIG}+eva02_vitb16"
+        return ModelChoice(DISTILLATION, config, None)
     choice = find_model(model)
-    if choice.key != OF_CLIP:
+    if not choice.clip:
         raise InputError(f"{model} is no CLIP alone: name one, such as openai-vitb16")
-    configs = zoo()[model].configs if model in zoo() else ()
-    named = next((config for config in configs if config.startswith(f"{RECIPE}+")), RECIPE)
-    mini = choice.config_file == MINI_WITHOUT_TRAINING
-    config = MINI_RECIPE if mini else named
-    return choice._replace(task=DISTILLATION, config_file=config, opts=choice.opts[:2])
+    config = MINI_DISTILL_CONFIG
+    if choice.clip not in MINI_CLIPS.values():
+        configs = zoo()[model].configs if model in zoo() else ()
+        own = (config for config in configs if config.startswith(f"{DISTILL_CONFIG}+"))
+        config = next(own, DISTILL_CONFIG)
+    name = _clip_name(choice.clip)
+    return choice._replace(task=DISTILLATION, config_file=config, opts=name)
 
 
 def of_weights(name: str) -> ModelChoice | None:
@@ -230,7 +227,7 @@ def list_models(task: str | None = None) -> list[str]:
 
 
 def _model_names() -> list[str]:
-    models = [name for name, entry in zoo().items() if entry.key in OF_MODELS]
+    models = [name for name, entry in zoo().items() if entry.key in MODEL_KEYS]
     return [*SHIPPED_CONFIGS, *shipped_tags(), *models]
 
 
@@ -243,10 +240,6 @@ def find_clip(weights: str) -> tuple[str, str]:
     Raises:
         InputError: nothing is known by that name, nothing says of which CLIP it is, or it is another model.
     """
-    if os.path.isfile(weights) and not (Path(weights).parent / CONFIG).is_file():
-        raise InputError(
-            f"{weights} has no {CONFIG} beside it: name its CLIP, --clip-name EVA02-B-16"
-        )
     choice = of_weights(weights) or find_model(weights)
     if not choice.clip:
         raise InputError(
@@ -256,11 +249,11 @@ def find_clip(weights: str) -> tuple[str, str]:
 
 
 def _of_entry(entry: Entry) -> ModelChoice:
-    if entry.key not in OF_MODELS:
+    if entry.key not in MODEL_KEYS:
         raise InputError(
             f"{entry.name} is a part of a model ({entry.key}): name a model, such as {DEFAULTS['semantic']}"
         )
-    if entry.key == OF_CLIP:
+    if entry.key == CLIP_KEY:
         return _without_training(entry.model, entry.name)
     config = entry.configs[0]
     return ModelChoice(FOLDERS[config.partition("/")[0]], config, entry.name)
@@ -285,17 +278,22 @@ def _named(model: str, task: str | None) -> ModelChoice:
     folder = place if place.is_dir() else place.parent
     config = folder / CONFIG
     if not config.is_file():
+        from clipself_seg.clip.weights import clip_of_file  # seconds
+
+        if place.is_file() and (clip := clip_of_file(place)):
+            return _without_training(clip, model)
         raise InputError(
-            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, as in "
-            "--config-file semseg/catseg+openai_vitb16"
+            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, --config-file "
+            "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone (dense-maps, "
+            "explore, serve and export: --clip-name ViT-B-16)"
         )
     if place.is_dir():
-        if any((place / file).exists() for file in OF_FOLDERS):
+        if any((place / file).exists() for file in PRETRAINED_FILES):
             # Of anybody: no other file that it may name is read.
             return _of_values(dict(leaves(read_tree(config))), "", model)
-        place = next((place / file for file in OF_RUNS if (place / file).exists()), place)
+        place = next((place / file for file in RUN_FILES if (place / file).exists()), place)
         if place.is_dir():
-            raise InputError(f"{place} has no {' and no '.join(OF_RUNS)}: name a file of weights")
+            raise InputError(f"{place} has no {' and no '.join(RUN_FILES)}: name a file of weights")
     return _configured(str(config), str(place))
 
 
@@ -331,24 +329,35 @@ def _without_training(name: str, weights: str) -> ModelChoice:
         name: open_clip's name of the CLIP.
         weights: as for `load_clip`.
     """
-    tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
-    config = MINI_WITHOUT_TRAINING if name in MINI_CLIPS.values() else f"{WITHOUT_TRAINING}{tower}"
-    opts: tuple[str, ...] = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
+    config = MINI_ZERO_SHOT_CONFIG
+    if name not in MINI_CLIPS.values():
+        tower = _tower(name)
+        config = f"{ZERO_SHOT_CONFIG}+{tower}" if tower else ZERO_SHOT_CONFIG
+    opts = _clip_name(name)
     for pattern, needed in NEEDED.items():
         opts += needed if re.search(pattern, name) else ()
-    return ModelChoice("semantic", config, weights, opts, OF_CLIP)
+    return ModelChoice("semantic", config, weights, opts, CLIP_KEY, name)
+
+
+def _clip_name(clip: str) -> tuple[str, ...]:
+    """The key and value that name a CLIP; none for the one that the configurations of the generated worlds name."""
+    return () if clip == MINI_CLIP else ("MODEL.CLIP.NAME", clip)
+
+
+def _tower(clip: str) -> str:
+    """The tower of `FAMILIES` that a CLIP's family needs; "" where its name is enough."""
+    return next((tower for part, tower in FAMILIES.items() if part in clip), "")
 
 
 def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
     """Panoptic segmentation, or detection, by the CLIP of a choice of `_without_training`, which names masks."""
-    opts = (*choice.opts[:2], "MODEL.CLIP_BRANCH.WEIGHTS", "")  # the CLIP itself names them
-    if choice.config_file == MINI_WITHOUT_TRAINING:
-        return choice._replace(task=task, config_file=MINI_OF_MASKS, opts=opts)
-    tower = next(
-        (tower for part, tower in FAMILIES.items() if part in choice.clip), "openai_vitb16"
-    )
+    # The CLIP itself names them.
+    opts = (*_clip_name(choice.clip), "MODEL.CLIP_BRANCH.WEIGHTS", "")
+    if choice.clip in MINI_CLIPS.values():
+        return choice._replace(task=task, config_file=MINI_MASKS_CONFIG, opts=opts)
     opts += ("MODEL.MASK_GENERATOR.OUTPUTS", MASKS)
-    return choice._replace(task=task, config_file=f"{OF_MASKS}+{tower}", opts=opts)
+    config = f"{MASKS_CONFIG}+{_tower(choice.clip) or 'openai_vitb16'}"
+    return choice._replace(task=task, config_file=config, opts=opts)
 
 
 def _unknown(model: str) -> InputError:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ import torchvision
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints import locate, read
-from clipself_seg.checkpoints.zoo import Entry
+from clipself_seg.checkpoints import locate, needs, read
+from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.clip import load_clip, tips
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.text import TextTower
@@ -35,6 +36,7 @@ from clipself_seg.heads.diffusion.stable_diffusion import (
     build_unet,
     build_vae,
 )
+from clipself_seg.models import paths
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.fvit import fvit_checkpoint
 from clipself_seg.models.panoptic import panoptic_checkpoint
@@ -209,14 +211,9 @@ def contents(entry: Entry) -> dict[str, Any]:
 
 
 def write(entry: Entry, folder: Path) -> None:
-    """Write the files of an entry where `locate` looks for them, of zeros that take no room, and a tokenizer."""
+    """Write the files of an entry where `locate` looks for them, of zeros that take no room."""
     with without_numbers():
         parts = contents(entry)
-    text = find_architecture(entry.model).text if entry.model else {}
-    if repository := text.get("hf_tokenizer_name"):
-        place = folder / "hub" / repository.replace("/", "--") / "main"
-        place.mkdir(parents=True)
-        write_tokenizer(place / "tokenizer.json")
     for path, content in parts.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -225,6 +222,15 @@ def write(entry: Entry, folder: Path) -> None:
         else:
             with torch.serialization.skip_data():
                 torch.save(on_host(content), file)
+
+
+def write_tokenizer_of(entry: Entry, folder: Path) -> None:
+    """Write the tokenizer of an entry's CLIP, if that has one of its own, where it is looked for."""
+    text = find_architecture(entry.model).text if entry.model else {}
+    if repository := text.get("hf_tokenizer_name"):
+        place = folder / "hub" / repository.replace("/", "--") / "main"
+        place.mkdir(parents=True, exist_ok=True)
+        write_tokenizer(place / "tokenizer.json")
 
 
 def on_host(content: Any) -> Any:
@@ -249,14 +255,22 @@ def write_safetensors(file: Path, tensors: Tensors) -> None:
 
 
 @contextlib.contextmanager
-def in_place_of_official(entry: Entry, folder: Path) -> Iterator[None]:
-    """Files of an entry in a folder that is that of weights inside of the context; they are deleted behind it."""
-    write(entry, folder)
+def fetched(folder: Path) -> Iterator[None]:
+    """Inside of it what is fetched is a stand-in, of any size, digest and checksums; all is deleted behind it."""
+    fetch = locate.fetch
+
+    def stand_in(entry: Entry) -> Path:
+        if locate.present_file(entry) is None:
+            write(entry, folder)
+        return fetch(entry)
+
+    for entry in zoo().values():
+        write_tokenizer_of(entry, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(locate.VARIABLE, str(folder))
-        patch.setattr(locate, "check_file", lambda *_: None)  # neither size nor digest
+        patch.setattr(locate, "check_file", lambda *_: None)
         patch.setattr(zipfile.ZipFile, "testzip", lambda _: None)  # holes have no checksums
+        for module in (locate, needs, paths):
+            patch.setattr(module, "fetch", stand_in)
         yield
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    shutil.rmtree(folder)

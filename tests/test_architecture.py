@@ -28,8 +28,8 @@ ARROWS = {
     "extend": {"clip", "evaluation", "models", "training"},
     "visualization": {"data"},
     "training": set(FLOW),
-    # Which model somebody means; of a configuration the class of its model says it.
-    "choice": {"models"},
+    # Which model somebody means; of a configuration the class of its model says it, of a file its tensors.
+    "choice": {"clip", "models"},
     "prediction": {*FLOW, "choice", "visualization"},
     # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
     "explore": {*FLOW, "prediction", "visualization"},

@@ -4,7 +4,9 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
+from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.choice import (
     DEFAULTS,
@@ -17,6 +19,7 @@ from clipself_seg.choice import (
     find_model,
     list_models,
 )
+from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
@@ -40,7 +43,7 @@ def test_mini_is_the_shipped_model_of_the_task(task):
 
 def test_a_clip_alone_segments_without_training():
     key = "MODEL.CLIP.WEIGHTS"
-    mini = ModelChoice("semantic", "mini/zero_shot", "mini-clipself", key=key)
+    mini = ModelChoice("semantic", "mini/zero_shot", "mini-clipself", key=key, clip="ViT-Mini-8")
     assert find_model("mini-clipself") == mini
     distilled = find_model("clipself-eva02-vitb16-coco-patches")
     assert distilled.config_file == "zero_shot/base"
@@ -62,13 +65,14 @@ def test_a_clip_alone_names_the_masks_of_another_model():
     masks = ("MODEL.MASK_GENERATOR.OUTPUTS", "eomt")
     own = ("MODEL.CLIP_BRANCH.WEIGHTS", "")
     config = "panoptic/masks+tipsv2_vitb14"
-    wanted = ModelChoice("panoptic", config, "tipsv2-l14", (*name, *own, *masks), key)
+    opts = (*name, *own, *masks)
+    wanted = ModelChoice("panoptic", config, "tipsv2-l14", opts, key, "TIPSv2-L-14")
     assert find_model("tipsv2-l14", "panoptic") == wanted
     assert find_model("tipsv2-l14", "detection") == wanted._replace(task="detection")
     assert wanted.score_key == "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
     distilled = find_model("clipself-eva02-vitb16-coco-patches", "panoptic")
     assert distilled.config_file == "panoptic/masks+openai_vitb16"
-    mini = ModelChoice("panoptic", "mini/panoptic_masks", "mini-clipself", own, key)
+    mini = ModelChoice("panoptic", "mini/panoptic_masks", "mini-clipself", own, key, "ViT-Mini-8")
     assert find_model("mini-clipself", "panoptic") == mini
     values = wanted.values(["MODEL.MASK_GENERATOR.OUTPUTS", "sam2"])
     assert values["MODEL.MASK_GENERATOR.SOURCE"] == "masks" and values[key] == "tipsv2-l14"
@@ -81,8 +85,6 @@ def test_a_clip_is_read_by_its_name_or_by_the_run_that_it_lies_in(tmp_path: Path
     assert [find_clip(name)[0] for name in names] == ["ViT-Mini-8"] * 2 + ["EVA02-B-16"] * 2
     weights = tmp_path / "clip_final.safetensors"
     weights.touch()
-    with pytest.raises(InputError, match="name its CLIP, --clip-name EVA02-B-16"):
-        find_clip(str(weights))
     (tmp_path / "config.yaml").write_text("MODEL:\n  CLIP:\n    NAME: ViT-B-16\n")
     assert find_clip(str(weights)) == find_clip(str(tmp_path)) == ("ViT-B-16", str(weights))
     with pytest.raises(InputError, match="catseg-base is a model for semantic, and no CLIP alone"):
@@ -97,12 +99,32 @@ def test_a_run_is_read_by_its_own_configuration(tmp_path: Path):
     assert find_model(weights) == find_model(tmp_path) == wanted
     text = "MODEL:\n  META_ARCHITECTURE: CLIPSelf\n  CLIP:\n    NAME: ViT-Mini-8\n"
     (tmp_path / "config.yaml").write_text(text)
-    wanted = ModelChoice("semantic", "mini/zero_shot", str(weights), key="MODEL.CLIP.WEIGHTS")
+    key, clip = "MODEL.CLIP.WEIGHTS", "ViT-Mini-8"
+    wanted = ModelChoice("semantic", "mini/zero_shot", str(weights), key=key, clip=clip)
     assert find_model(weights) == wanted
 
 
+def test_a_file_alone_is_of_the_clip_that_it_names_or_of_openais_by_its_sizes(tmp_path: Path):
+    clip = load_clip("mini-large")
+    save_clip(clip, tmp_path / "own.pt")
+    content = clip.file_tensors(clip.state_dict())
+    torch.save(content | {"input_resolution": torch.tensor(64)}, tmp_path / "openai.pt")
+    for file in ("own.pt", "openai.pt"):
+        path = str(tmp_path / file)
+        choice = find_model(path)
+        assert (choice.clip, choice.weights) == ("ViT-Mini-L-8", path) == find_clip(path)
+    # It was distilled for no dense feature.
+    assert load_clip("ViT-Mini-L-8", path, dense=DenseFeature("value")).quick_gelu
+    release = {"epoch": 6, "name": "test_1", "state_dict": content}
+    torch.save(release, tmp_path / "clipself.pt")
+    with pytest.raises(InputError, match=r"zero_shot/base\+openai_vitb16 of a CLIP alone"):
+        find_model(tmp_path / "clipself.pt")
+    with pytest.raises(InputError, match="--clip-name ViT-B-16"):
+        find_clip(str(tmp_path / "clipself.pt"))
+
+
 def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
-    (tmp_path / "model.pth").touch()
+    torch.save({"bias": torch.zeros(1)}, tmp_path / "model.pth")
     for given, says in [
         (("catseg-bse",), 'did you mean "catseg-base"'),
         (("catseg-base", "panoptic"), "catseg-base does semantic, not panoptic"),

@@ -30,7 +30,7 @@ import setup_env
 from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body
 from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_MODELS, SHIPPED_TAGS, zoo
-from clipself_seg.choice import OF_MODELS
+from clipself_seg.choice import MODEL_KEYS
 from clipself_seg.clip.find_kind import KINDS, list_architectures, model_configs
 from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.commands import train
@@ -336,7 +336,7 @@ def named_weights() -> set[tuple[str, str, str]]:
 def test_weights_that_a_page_names_are_known_or_files_of_the_reader(clip, key, value):
     name = value.removeprefix(SCHEME).rpartition("=")[2]  # TITLE=NAME
     if entry := zoo().get(name):
-        assert entry.key == key or entry.key in OF_MODELS and key in ("--model", "load_clip")
+        assert entry.key == key or entry.key in MODEL_KEYS and key in ("--model", "load_clip")
         assert all(find_file(config) for config in entry.configs)
     elif not re.search(r"/|^my_|\.(pth|pt|pkl|safetensors|onnx)$", name):  # not the reader's own
         known = {"", "random", "mini", *SHIPPED_TAGS, *SHIPPED_MODELS}

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clipself_seg
+from clipself_seg.__main__ import usage
 from setup_steps import PYTHONS
 from tests.conftest import ROOT
 from tests.test_docs import program_of
@@ -30,6 +31,13 @@ def test_version_citation_and_changes_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     changes = re.findall(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert citation["version"] == changes[0] == clipself_seg.__version__
+    assert f"\nVersion {clipself_seg.__version__} · " in (ROOT / "README.md").read_text()
+
+
+def test_readme_help_and_the_package_begin_with_one_sentence():
+    sentence = CFG["metadata"]["description"]
+    assert f"# clipself_seg\n\n**{sentence}**\n" in (ROOT / "README.md").read_text()
+    assert f"\n{sentence}\n" in usage()
 
 
 def test_the_address_stands_in_one_line():
@@ -37,6 +45,14 @@ def test_the_address_stands_in_one_line():
     (address,) = [line.partition(" = ")[2] for line in lines if line.startswith("Source")]
     listed = subprocess.run(["git", "grep", "-FIc", address], cwd=ROOT, capture_output=True)
     assert listed.stdout.decode().split() == ["setup.cfg:1"]
+
+
+@pytest.mark.parametrize("owner, status", [("OWNER", 1), ("somebody", 0)])
+def test_a_release_is_refused_while_the_address_is_a_placeholder(tmp_path, owner, status):
+    text = re.sub("/OWNER/", f"/{owner}/", (ROOT / "setup.cfg").read_text())
+    (tmp_path / "setup.cfg").write_text(text)
+    (check,) = [line for line in RUN if "OWNER" in line]
+    assert subprocess.run(["bash", "-c", check], cwd=tmp_path).returncode == status
 
 
 def test_the_image_has_pinned_versions_that_setup_cfg_allows_and_another_user_than_root():
@@ -55,7 +71,7 @@ def test_all_is_every_extra_of_a_user():
     extras = CFG["options.extras_require"]
     named = re.search(r"clipself_seg\[(.*)\]", extras["all"])
     assert named and set(named[1].split(",")) == extras.keys() - set(
-        "all dev docs notebooks heic".split()
+        "all dev docs notebooks heic video".split()
     )
 
 

@@ -12,10 +12,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_TAGS
 from tests.conftest import ROOT
+from tests.servers import free_address, started
 
 FOLDERS = ("clipself_seg", "configs")
 MOST_BYTES = 18_000_000
@@ -125,7 +127,7 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     absent = attempt([clipself_seg, *predict, "mini-eva"], tmp_path)
     assert absent.returncode == 2 and "a clone of the repository" in absent.stderr
     assert "mini-eva" not in run([clipself_seg, "weights"], tmp_path).stdout
-    run([clipself_seg, "demo", "--no-open"], tmp_path)
+    run([clipself_seg, "demo"], tmp_path)
     steps = ("SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", "trained")
     run([clipself_seg, "train", "--config-file", "mini/patches", *steps], tmp_path)
     evaluation = ("eval", "--config-file", "mini/regions.yaml", "OUTPUT_DIR", "out")
@@ -134,3 +136,68 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     assert provenance["command"].startswith("clipself-seg eval ")
     assert provenance["mini worlds"].startswith("the small worlds that come with the package")
     run([clipself_seg, "doctor"], tmp_path)
+
+
+NOTEBOOK = """
+import sys, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], 4)
+nbclient.NotebookClient(notebook, timeout=3600).execute()
+"""
+WATCH = """
+import sys
+def watch(event, given):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        sys.stderr.write(f"\\nasked {given!r}\\n")
+sys.addaudithook(watch)
+"""
+ASK = """
+import sys
+from gradio_client import Client, handle_file
+client = Client(sys.argv[1], verbose=False)
+print(client.predict(handle_file(sys.argv[2]), "red star, grass", api_name="/find")["annotations"])
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Programs of an environment without this project, whose pip finds the wheel of it."""
+    folder = tmp_path_factory.mktemp("bare")
+    wheel = build(tmp_path_factory, BUILD, "*.whl")
+    run([sys.executable, "-m", "venv", folder], folder)
+    with pytest.MonkeyPatch.context() as patch:
+        found = f"{wheel.parent} {os.environ.get('PIP_FIND_LINKS', '')}"
+        patch.setenv("PIP_FIND_LINKS", found.strip())
+        yield folder / "bin"
+
+
+@pytest.mark.heavy
+def test_the_notebooks_install_the_wheel_and_run(bare, tmp_path):
+    run([bare / "pip", "install", "nbclient", "ipykernel"], tmp_path)
+    for notebook in sorted(ROOT.glob("docs/notebooks/*.ipynb")):
+        shutil.copy(notebook, tmp_path)
+        run([bare / "python", "-c", NOTEBOOK, notebook.name], tmp_path)
+        run([bare / "pip", "show", "clipself_seg"], tmp_path)
+
+
+@pytest.mark.heavy
+def test_the_space_answers_a_client_of_gradio_and_asks_for_no_address(bare, tmp_path):
+    run([bare / "pip", "install", "-r", ROOT / "docs/examples/space/requirements.txt"], tmp_path)
+    scene = ROOT / "clipself_seg/mini/world/mini/val/000000.jpg"
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    app, address = [bare / "python", ROOT / "docs/examples/space/app.py"], free_address()
+    settings = {"MODEL": "mini", "GRADIO_SERVER_PORT": address[17:], "PYTHONPATH": str(tmp_path)}
+    with started(app, tmp_path, address, **settings) as said:
+        answer = run([bare / "python", "-c", ASK, address, scene], tmp_path).stdout
+        assert "red star" in answer and "grass" in answer and answer.count(".png") == 2
+        for host in ("example.org", "10.0.0.1", "huggingface.co"):
+            named = {"path": f"https://{host}/a.png", "meta": {"_type": "gradio.FileData"}}
+            for data in ([named, "grass"], [None, named]):
+                call = httpx.post(f"{address}/gradio_api/call/find", json={"data": data}).json()
+                events = httpx.get(f"{address}/gradio_api/call/find/{call['event_id']}")
+                assert "event: error" in events.text
+            for route, status in (("file", 403), ("proxy", 400)):
+                answer = httpx.get(f"{address}/gradio_api/{route}=https://{host}/a.png")
+                assert answer.status_code == status
+        serving = said.read_text().partition("Running on")[2].splitlines()  # before, pip fetches
+    asked = [line for line in serving if line.startswith("asked ")]
+    assert asked and all("127.0.0.1" in line for line in asked)

@@ -1,6 +1,6 @@
 """The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
 
-    python tools/recipe_tables.py > docs/expected.md
+    python tools/recipe_tables.py > docs/tables/expected.md
     python tools/recipe_tables.py --costs > tools/lab/tables/costs.json     # for reproduce --real
 
 Published numbers are those of the tables in tools/lab/tables/ and of the official checkpoints; hours and memory are

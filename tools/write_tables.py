@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/: checkpoints (models.md), licences, kinds of CLIP and weights (towers.md)."""
+"""Write the generated tables of docs/: checkpoints (models.md), licences, kinds of CLIP and their weights (towers)."""
 
 from __future__ import annotations
 
@@ -175,9 +175,10 @@ def _names(names: Iterable[str]) -> str:
 
 
 PAGES = {
-    "docs/models.md": {"zoo": zoo_table},
+    "docs/tables/models.md": {"zoo": zoo_table},
     "docs/licences.md": {"licences": licences_table},
-    "docs/towers.md": {"kinds": kinds_table, "weights": weights_table, "configs": configs_table},
+    "docs/towers.md": {"kinds": kinds_table},
+    "docs/tables/towers.md": {"weights": weights_table, "configs": configs_table},
 }
 
 

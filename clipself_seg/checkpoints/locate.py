@@ -17,16 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.download import (
-    SECONDS,
-    NotFetched,
-    check_file,
-    digest_at_first,
-    download,
-    file_sha256,
-    is_address,
-    is_offline,
-)
+from clipself_seg.checkpoints import download
+from clipself_seg.checkpoints.download import NotFetched, check_file, digest_at_first
+from clipself_seg.checkpoints.file_kinds import require_readable
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, same_weights, suggestion, zoo
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import home_expanded
@@ -34,6 +27,7 @@ from clipself_seg.files import home_expanded
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
+MAIN = "main"  # branch of a repository that is taken where none is named
 # The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
 # open_clip's file; timm's ``model.safetensors`` is the image tower alone.
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -58,7 +52,7 @@ class HubName(NamedTuple):
     """
 
     repository: str
-    revision: str = "main"
+    revision: str = MAIN
     file: str = ""
     kind: str = "model"
 
@@ -78,7 +72,7 @@ class HubName(NamedTuple):
 
 def is_remote(text: str) -> bool:
     """True for a text that stands for something that is fetched: an address, or a name of the hub."""
-    return is_address(text) or text.startswith(HUB)
+    return download.is_address(text) or text.startswith(HUB)
 
 
 def endpoint() -> str:
@@ -115,15 +109,12 @@ def hub_file(name: HubName) -> Path:
         NotFetched: the hub does not answer; says what to fetch, and where to put it.
         InputError: the repository has no such file, or another one came than the hub lists.
     """
+    if path := present_hub_file(name):
+        return path
     wanted = (name.file,) if name.file else FILES
-    for file in wanted:
-        if path := _present(name, file):
-            return path
-    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     try:
-        return _fetch(name, wanted)
-    except NotFetched as error:
-        raise _by_hand(name, " or ".join(wanted), error) from None
+        with _said(name, " or ".join(wanted)):
+            return _fetch(name, wanted)
     except FileNotFoundError:
         raise InputError(
             f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:weights.pt"
@@ -145,15 +136,11 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
 
     if folder := present_folder(name, needed):
         return folder
-    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
-    try:
-        with _errors_of_hub(name):
-            how = _of_hub(name)
-            # Needed ones last: what is interrupted lacks some.
-            for files in filter(None, ([*others], [*others, *needed])):
-                folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
-    except NotFetched as error:
-        raise _by_hand(name, " and ".join([*needed, *others[:1]]), error) from None
+    with _said(name, " and ".join([*needed, *others[:1]])), _errors_of_hub(name):
+        how = _of_hub(name)
+        # Needed ones last: what is interrupted lacks some.
+        for files in filter(None, ([*others], [*others, *needed])):
+            folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
     assert folder is not None
     for file in needed:
         if not (folder / file).is_file():
@@ -197,10 +184,10 @@ def _of_hub(name: HubName) -> dict[str, Any]:
     import httpx
 
     cache = weights_folder() / "hub"
-    if not is_offline():
-        httpx.head(endpoint(), timeout=SECONDS)
+    if not download.is_offline():
+        httpx.head(endpoint(), timeout=download.SECONDS)
     how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
-    return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": SECONDS}
+    return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": download.SECONDS}
 
 
 def _fetch(name: HubName, wanted: Sequence[str]) -> Path:
@@ -239,7 +226,11 @@ def _check_digest(path: Path, name: HubName) -> None:
     """
     try:
         check_file(
-            path, None, digest_at_first(path), f"{path.name} of {name.page}", "nothing is kept"
+            path,
+            None,
+            digest_at_first(path),
+            f"{path.name} of {name.page}",
+            "nothing is kept",
         )
     except InputError:
         blob = path.resolve()
@@ -253,6 +244,7 @@ def _errors_of_hub(name: HubName) -> Iterator[None]:
     """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`."""
     try:
         yield
+    # Which HTTP library it uses, and whether xet's, depends on its version: their errors have no common base.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
@@ -262,12 +254,17 @@ def _errors_of_hub(name: HubName) -> Iterator[None]:
         ) from None
 
 
-def _by_hand(name: HubName, wanted: str, error: NotFetched) -> NotFetched:
-    """The error about files of the hub that says where a person gets them, and where to put them."""
-    return NotFetched(
-        f"{HUB}{name.repository} is not on this machine; {error}: fetch {wanted} from {name.page} into "
-        f"{name.folder}, or give the path where you have it"
-    )
+@contextlib.contextmanager
+def _said(name: HubName, wanted: str) -> Iterator[None]:
+    """Says on the terminal what is fetched; if it cannot be, where a person gets it, and where to put it."""
+    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
+    try:
+        yield
+    except NotFetched as error:
+        raise NotFetched(
+            f"{HUB}{name.repository} is not on this machine; {error}: fetch {wanted} from {name.page} into "
+            f"{name.folder}, or give the path where you have it"
+        ) from None
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
@@ -283,7 +280,7 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     given = os.fspath(weights)
     if given in SHIPPED_MODELS:
         return SHIPPED_MODELS[given]
-    if is_address(given):
+    if download.is_address(given):
         return _from_address(given)
     if given.startswith(HUB):
         return hub_file(hub_name(given))
@@ -293,14 +290,16 @@ def locate(weights: str | os.PathLike[str]) -> Path:
 
 
 def refuse_lost(given: str) -> None:
-    """Refuses weights that can be nothing but a path, if no file is there; names and addresses pass.
+    """Refuses weights that can be nothing but a path, if no file is there or it cannot be read; names pass.
 
     Raises:
         InputError: names the path, and the official checkpoint that may be meant.
     """
-    path = not is_remote(given) and (os.sep in given or given.endswith(SUFFIXES))
-    if path and not os.path.exists(given):
+    if is_remote(given) or not (os.sep in given or given.endswith(SUFFIXES)):
+        return
+    if not os.path.exists(given):
         raise no_checkpoint(given)
+    require_readable(Path(given))
 
 
 def no_checkpoint(given: str) -> InputError:
@@ -317,7 +316,7 @@ def no_checkpoint(given: str) -> InputError:
 def weights_folder() -> Path:
     """The folder of fetched weights and of a user's own files: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
     given = os.environ.get(VARIABLE, "")
-    if given and not is_address(given):
+    if given and not download.is_address(given):
         return home_expanded(given, f"give {VARIABLE} a whole path")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return home_expanded(cache, f"give {VARIABLE} a folder") / "clipself_seg"
@@ -331,7 +330,7 @@ def fetch(entry: Entry) -> Path:
             put it.
     """
     for one in same_weights(entry):
-        if path := present_file(one):
+        if path := own_file(one):
             check_entry(path, one)
             return path
     own = weights_folder() / entry.file
@@ -347,22 +346,22 @@ def fetch(entry: Entry) -> Path:
                 path = _fetch(name, [name.file])
                 check_entry(path, entry)
                 return path
-            download(address, own, size=entry.size, sha256=entry.sha256)
+            download.download(address, own, size=entry.size, sha256=entry.sha256)
             return own
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
-    said = "; ".join([f"weights {entry.name} are not on this machine", *dict.fromkeys(failed)])
+    said = "; ".join([f"{entry.name} is not on this machine", *dict.fromkeys(failed)])
     origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
     origin = " or ".join(origin for origin in origins if origin not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
-        f"{said}: fetch them from {origin} and save them as {own}{size}, or set {VARIABLE} to the folder or "
-        "mirror that has them"
+        f"{said}: fetch it from {origin} and save it as {own}{size}, or set {VARIABLE} to the folder or "
+        "mirror that has it"
     )
 
 
-def present_file(entry: Entry) -> Path | None:
-    """Path of an entry's file in the folder of weights or the hub's cache; None if neither has it."""
+def own_file(entry: Entry) -> Path | None:
+    """Path of an entry's file by its own name, in the folder of weights or the hub's cache; None if neither has it."""
     own = weights_folder() / entry.file
     if own.exists():
         return own
@@ -370,24 +369,34 @@ def present_file(entry: Entry) -> Path | None:
     return next((path for name in names if (path := _present(name, name.file))), None)
 
 
-def is_present(entry: Entry) -> bool:
-    """True if the file of an entry, or another one of the same weights, is where `present_file` looks."""
-    return any(map(present_file, same_weights(entry)))
+def present_file(entry: Entry) -> Path | None:
+    """Path of an entry's file, or of another one of the same weights, that is on this machine; None if none is."""
+    return next(filter(None, map(own_file, same_weights(entry))), None)
+
+
+def present_hub_file(name: HubName) -> Path | None:
+    """The file that `hub_file` would give, if it is on this machine; None if it would be fetched."""
+    files = (name.file,) if name.file else FILES
+    return next((path for file in files if (path := _present(name, file))), None)
 
 
 def check_entry(path: Path, entry: Entry) -> None:
     """Refuses a file that is not the one that was published, or that was fetched at first; a folder passes.
 
     Raises:
-        InputError: another size or hash.
+        InputError: another size or hash; it was cut off, or is of a kind that is not read.
     """
     if path.is_file():
         sha256 = entry.sha256 or digest_at_first(path)
         check_file(path, entry.size, sha256, f"{path}, the file of {entry.name},")
+        require_readable(path)
 
 
 def published_as(path: Path, model: str) -> Entry | None:
     """The entry of the zoo whose file a path leads to: the very file that its name stands for, or one of its hash.
+
+    A hash takes seconds for a gigabyte, and nothing else tells LAION's ViT-L/14, which has other pixels, from OpenAI's
+    of the same size. It is computed for a file that has the size of such an entry, and once.
 
     Args:
         path: of any file.
@@ -395,13 +404,13 @@ def published_as(path: Path, model: str) -> Entry | None:
     """
     if not path.is_file():
         return None
-    for entry in (one for one in zoo().values() if one.model == model):
-        if (own := present_file(entry)) and path.samefile(own):
+    entries = [entry for entry in zoo().values() if entry.model == model]
+    for entry in entries:
+        if (own := own_file(entry)) and path.samefile(own):
             return entry
-        sized = entry.size in (None, path.stat().st_size)
-        if len(entry.sha256) == 64 and sized and file_sha256(path) == entry.sha256:
-            return entry
-    return None
+    size = path.stat().st_size
+    sized = [entry for entry in entries if len(entry.sha256) == 64 and entry.may_have(size)]
+    return next((entry for entry in sized if entry.sha256 == download.file_sha256(path)), None)
 
 
 def published_file(repository: str) -> Path:
@@ -432,7 +441,7 @@ def _hub_address(address: str) -> HubName | None:
 
 def _addresses(entry: Entry) -> Sequence[str]:
     mirror = os.environ.get(VARIABLE, "")
-    if is_address(mirror):
+    if download.is_address(mirror):
         return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
     return entry.addresses
 
@@ -455,7 +464,7 @@ def _from_address(address: str) -> Path:
         check_file(path, None, digest_at_first(path), f"{path}, which {address} gave,")
         return path
     try:
-        download(address, path)
+        download.download(address, path)
     except NotFetched as error:
         raise NotFetched(f"{error}; fetch it yourself, and give its path") from None
     return path

@@ -15,14 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.checkpoints.locate import (
-    HUB,
-    HUGGING_FACE,
-    HubName,
-    hub_folder,
-    hub_name,
-    present_folder,
-)
+from clipself_seg.checkpoints import locate
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
@@ -44,10 +37,10 @@ class MaskModel(NamedTuple):
         for name, model in MASK_MODELS.items():
             if self.repository.startswith(model.family):
                 return zoo()[name].licence
-        return f"see {HUGGING_FACE}/{self.repository}"
+        return f"see {locate.HUGGING_FACE}/{self.repository}"
 
 
-# By their names in the zoo. Of Mask2Former's swin-large main has a pickle alone.
+# By their names in the zoo.
 MASK_MODELS = {
     "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2"),
     "sam3": MaskModel("facebook/sam3", "facebook/sam3"),
@@ -56,6 +49,10 @@ MASK_MODELS = {
     "mask2former": MaskModel(
         "facebook/mask2former-swin-base-coco-panoptic", "facebook/mask2former-"
     ),
+}
+# Repository whose branch main has a pickle alone -> the commit that has safetensors.
+COMMITS = {
+    "facebook/mask2former-swin-large-coco-panoptic": "a4edee47b1b2662241ceed627430aa22d0647bd0"
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
 # Further weights that transformers writes, in shards or as pickles.
@@ -74,7 +71,7 @@ def is_mask_model_name(given: str) -> bool:
     What is there as a path is one, unless it is a name of `MASK_MODELS` (./sam2 is the folder).
     """
     families = tuple(model.family for model in MASK_MODELS.values())
-    if given in MASK_MODELS or given.startswith(HUB):
+    if given in MASK_MODELS or given.startswith(locate.HUB):
         return True
     return given.startswith(families) and not os.path.exists(given)
 
@@ -97,21 +94,27 @@ def has_mask_model(folder: str | os.PathLike[str]) -> bool:
     return False
 
 
-def mask_model(given: str) -> tuple[HubName, MaskModel]:
+def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:
     """The repository of a model that is named, see `is_mask_model_name`, and what is known of it.
 
     Raises:
         InputError: it names nothing on the hub, a file, or SAM 3.1, which has no such files.
     """
     known = MASK_MODELS.get(given)
-    name = hub_name(HUB + (known.repository if known else given.removeprefix(HUB)))
+    name = locate.hub_name(
+        locate.HUB + (known.repository if known else given.removeprefix(locate.HUB))
+    )
     if name.file:
-        raise InputError(f"{given} names a file: name the repository, {HUB}{name.repository}")
+        raise InputError(
+            f"{given} names a file: name the repository, {locate.HUB}{name.repository}"
+        )
     if name.repository.startswith("facebook/sam3.1"):
         raise InputError(
             f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
             f"{MASK_MODELS['sam3'].repository}"
         )
+    if name.repository in COMMITS and name.revision == locate.MAIN:
+        name = name._replace(revision=COMMITS[name.repository])
     return name, MaskModel(name.repository)
 
 
@@ -122,8 +125,8 @@ def mask_model_folder(given: str) -> Path:
         InputError: it cannot be fetched, is gated, or has no safetensors; says what to do.
     """
     name, model = mask_model(given)
-    page = f"{HUGGING_FACE}/{name.repository}"
-    if folder := present_folder(name, NEEDED):
+    page = f"{locate.HUGGING_FACE}/{name.repository}"
+    if folder := locate.present_folder(name, NEEDED):
         return folder
     licence = model.licence.removesuffix(", gated")
     sys.stderr.write(f"masks of {name.repository}; its licence: {licence}\n")
@@ -133,4 +136,4 @@ def mask_model_folder(given: str) -> Path:
             f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
             f"these files into {name.folder}"
         )
-    return hub_folder(name, NEEDED, IMAGE_SETTINGS)
+    return locate.hub_folder(name, NEEDED, IMAGE_SETTINGS)

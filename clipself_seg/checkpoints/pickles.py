@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import ForeignName, OutOfBounds, check_archive, refusing
+from clipself_seg.checkpoints.file_kinds import ARCHIVE, require_readable
 from clipself_seg.errors import InputError, shown
 from clipself_seg.schema import ANYTHING, OBJECT, TEXT, Each, check
 
-# How files begin that `torch.save` wrote, and that it wrote before version 1.6: the latter with a pickled number.
-ARCHIVE = b"PK\x03\x04"
+# How files begin that `torch.save` wrote before version 1.6: with a pickled number.
 OLD_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What numbers and arrays are rebuilt with, by NumPy 1 and NumPy 2; without numbers their bytes are `bytes()`.
 OF_NUMPY = {
@@ -80,21 +80,8 @@ def read_torch(path: Path) -> object:
 
 def _read_archive(path: Path) -> object:
     """Content of an archive, whose tensors are the file, mapped into memory."""
+    require_readable(path)
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if names and all(name.endswith(".npy") for name in names):
-            raise InputError(
-                f"{path} has numpy's arrays (.npz), one tower of TIPSv2 for example, under names that are not read "
-                "here: give a file of torch or safetensors; TIPSv2's authors publish both towers as such, by the names "
-                "tipsv2-b14, tipsv2-l14, tipsv2-so400m14 and tipsv2-g14"
-            )
-        if any(name.endswith("/constants.pkl") for name in names):
-            raise InputError(
-                f"{path} is a TorchScript archive, a program with weights as OpenAI published its CLIPs, and no such "
-                "file is read: give the same weights by open_clip's tag openai or by a name that clipself-seg weights "
-                "lists, such as openai-vitb16; of others save the state dict alone, torch.save(module.state_dict(), "
-                "FILE)"
-            )
         check_archive(archive, path)
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")

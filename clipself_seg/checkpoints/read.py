@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import ANY, KIND_ENTRY, DenseFeature, stated_feature
+from clipself_seg.checkpoints.file_kinds import is_safetensors
 from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS, zoo
@@ -30,6 +31,7 @@ WRAPPERS = ("model", "module", "state_dict", "weights")
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 ACTIVATIONS = ("gelu", "quick_gelu")
 VARIANT = "variant"
+OF_OPENAI = "input_resolution"  # in OpenAI's own state dicts, and in no others
 MEAN, STD = "pixel_mean", "pixel_std"
 
 
@@ -92,34 +94,16 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     given, path = os.fspath(path), Path(path)
     if not path.is_file():
         raise no_checkpoint(given)
-    if _is_safetensors(path):
+    if is_safetensors(path):
         return _read_safetensors(path)
     with refusing(path, "PyTorch file"):
         content = read_torch(path)
         # In here as well: a file may give a dict attributes that hide its methods.
         checkpoint = Checkpoint(path, unwrap(content, path), "state dict")
         checkpoint = _with_metadata(checkpoint, content if isinstance(content, Mapping) else {})
-    if checkpoint.activation is None and "input_resolution" in checkpoint.tensors:
-        # Only OpenAI's own state dicts carry this entry.
-        return dataclasses.replace(checkpoint, activation="quick_gelu")
+    if checkpoint.activation is None and OF_OPENAI in checkpoint.tensors:
+        return dataclasses.replace(checkpoint, activation="quick_gelu", dense=ANY)
     return checkpoint
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Tells a safetensors file by its beginning; by its suffix if the beginning is of no known kind."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); make it readable, or give another"
-        ) from None
-    # The length of a JSON object, which safetensors limits to 100 MB, and the object. Its first byte
-    # may be any: that of a pickle, too.
-    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
-        return True
-    known = start.startswith((b"PK", b"\x80"))  # torch's archives, and the pickles of old versions
-    return not known and path.suffix.lower() == ".safetensors"
 
 
 def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, Any]) -> Checkpoint:

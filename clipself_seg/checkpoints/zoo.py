@@ -47,6 +47,7 @@ SHIPPED_CONFIGS = {
     "mini-fvit": "mini/detection",
 }
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
+ABOUT = 0.02  # of a size that a page rounds, or that is that of the model's numbers
 MOST = 4  # names in a message
 SCHEME = "clipself://"  # before a name of the zoo or of a shipped model, where Detectron2 reads MODEL.WEIGHTS
 # Licences of weights that let anybody ship them -> their names on the hub; that of a repository alone leaves it open.
@@ -95,7 +96,7 @@ class Entry:
         addresses: addresses to fetch it from; the first that answers is taken.
         pages: pages for a person to open where no plain request gets it.
         size: bytes; None where nobody says them all.
-        megabytes: size, rounded, where `size` is None; None where nobody says it. Nothing is compared with it.
+        megabytes: size, rounded, where `size` is None; None where nobody says it.
         sha256: hexadecimal digits, all or the first of them; empty where nobody says it.
         licence: of the weights.
         licence_source: address where it is stated, and when that was read.
@@ -103,6 +104,7 @@ class Entry:
         model: name of the CLIP; empty for what is none.
         same: name of another entry of the same weights, whose file stands for this one's; empty for none.
         activation: "quick_gelu" where neither the file nor the name of the CLIP says it; else empty.
+        distilled: True if it is a CLIP that was distilled, and no original one.
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         tasks: of a CLIP that is a good choice for them without training.
         settings: keys and values, other than the files', that the published numbers were measured with.
@@ -124,6 +126,7 @@ class Entry:
     model: str = ""
     same: str = ""
     activation: str = ""
+    distilled: bool = False
     configs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
@@ -131,10 +134,11 @@ class Entry:
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     source: str = ""
 
-    @property
-    def distilled(self) -> bool:
-        """True if it is a CLIP that was distilled, and no original one; its name says it."""
-        return self.name.startswith("clipself-")
+    def may_have(self, size: int) -> bool:
+        """True if its file may have that many bytes: those that are published, about, or any where nobody says it."""
+        if self.size is None and self.megabytes:
+            return abs(size / 1e6 - self.megabytes) <= ABOUT * self.megabytes
+        return self.size in (None, size)
 
     @property
     def may_ship(self) -> str:
@@ -150,10 +154,10 @@ class Entry:
 
     @property
     def how_large(self) -> str:
-        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
+        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "not published"."""
         if self.size:
             return f"{self.size / 1e6:,.0f} MB"
-        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
+        return f"about {self.megabytes:,} MB" if self.megabytes else "not published"
 
 
 @functools.cache

@@ -9,7 +9,7 @@ the examples of a class, all of unit length, its embedding is
 
 where s is by how much the best word of a place of the reference images is above the mean of the words there, on
 average: so much the examples themselves are above it, too. In the mini worlds a weight of 0.75 was best on average
-(docs/predict.md has the numbers).
+(docs/tables/examples.md has the numbers).
 
 Shapes: K classes, P prompts of a class, n regions of an image, E embedding.
 """

@@ -22,34 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
 from clipself_seg.checkpoints.locate import is_remote, locate, published_as, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
-from clipself_seg.checkpoints.zoo import (
-    MINI_CLIPS,
-    SHIPPED_TAGS,
-    shipped_files,
-    shipped_model,
-    shipped_tags,
-    zoo,
-)
+from clipself_seg.clip import weights as clip_weights
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import packed_matrices
+from clipself_seg.clip.openai import TRANSFORMERS_MARK
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tokenizers import Tokenizer
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.clip.tower_kind import Architecture
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
-from clipself_seg.clip.weights import (
-    LoadReport,
-    as_written,
-    choose_activation,
-    dense_notes,
-    fit_gate,
-    load_strictly,
-    to_layout,
-)
 from clipself_seg.data.images import fit_size, letterbox_image
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
@@ -107,7 +93,7 @@ class CLIP(VisionLanguageBackbone):
         self.squash = kind.squash if resize_mode is None else resize_mode == "squash"
         self.filter = kind.filter
         self.largest_scale = kind.largest_scale
-        self.report: LoadReport | None = None
+        self.report: clip_weights.LoadReport | None = None
         with contextlib.nullcontext() if checkpoint is None else without_values():
             self.visual = kind.build_image(architecture, quick_gelu)
             self.visual.configure(options)
@@ -116,11 +102,11 @@ class CLIP(VisionLanguageBackbone):
             bias = architecture.logit_bias
             self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         if checkpoint is not None:
-            checkpoint, gate_notes = fit_gate(self.visual, checkpoint)
+            checkpoint, gate_notes = clip_weights.fit_gate(self.visual, checkpoint)
             self.load_file(checkpoint)
             assert self.report is not None
             notes = (*self.report.notes, *notes, *gate_notes)
-            notes += dense_notes(options.dense, checkpoint.dense)
+            notes += clip_weights.dense_notes(options.dense, checkpoint.dense)
             self.report = dataclasses.replace(self.report, notes=notes)
             self.distilled = checkpoint.dense
             logger.info("%s", self.report)
@@ -194,7 +180,7 @@ class CLIP(VisionLanguageBackbone):
     def file_tensors(
         self, tensors: Mapping[str, Tensor], layout: str = "official"
     ) -> dict[str, Tensor]:
-        return to_layout(tensors, self.architecture.kind, layout)
+        return clip_weights.to_layout(tensors, self.architecture.kind, layout)
 
     def file_entries(self) -> dict[str, str]:
         entries = {"activation": "quick_gelu" if self.quick_gelu else "gelu"}
@@ -205,7 +191,7 @@ class CLIP(VisionLanguageBackbone):
         return entries
 
     def load_file(self, checkpoint: Checkpoint) -> None:
-        self.report = load_strictly(self, self.architecture, checkpoint)
+        self.report = clip_weights.load_strictly(self, self.architecture, checkpoint)
 
 
 def load_clip(
@@ -267,8 +253,8 @@ def find_clip(
         stated = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
         options = TowerOptions(dense=stated)
     require_feature(options.dense, checkpoint.dense, checkpoint.path, override)
-    architecture = as_written(architecture, checkpoint)
-    quick_gelu, notes = choose_activation(architecture, checkpoint, published)
+    architecture = clip_weights.as_written(architecture, checkpoint)
+    quick_gelu, notes = clip_weights.choose_activation(architecture, checkpoint, published)
     return {
         "architecture": architecture,
         "quick_gelu": quick_gelu,
@@ -283,9 +269,9 @@ def find_clip(
 
 def _named(name: str) -> tuple[str, str]:
     """Model and weights of a name that stands for both; no weights for any other."""
-    if name in SHIPPED_TAGS:
-        return shipped_model(name), name
-    entry = zoo().get(name)
+    if name in zoo.SHIPPED_TAGS:
+        return zoo.shipped_model(name), name
+    entry = zoo.zoo().get(name)
     if entry is None:
         return name, ""
     if not entry.model:
@@ -295,7 +281,7 @@ def _named(name: str) -> tuple[str, str]:
 
 def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
-    if weights in SHIPPED_TAGS:
+    if weights in zoo.SHIPPED_TAGS:
         return _shipped(weights), {}
     path = None
     is_path = os.sep in weights or Path(weights).suffix
@@ -311,7 +297,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     if published := open_clip.get_pretrained_cfg(architecture.name, weights):
         path = path or published_file(published["hf_hub"])
         return _original(read_checkpoint(path)), published
-    if entry := zoo().get(weights):
+    if entry := zoo.zoo().get(weights):
         if ":" in weights:
             raise InputError(
                 f'weights "{weights}" are of {entry.model}, not {architecture.name}: load that'
@@ -323,8 +309,8 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     if Path(weights).exists():
         return _of_file(architecture, Path(weights)), {}
     tags = open_clip.list_pretrained_tags_by_model(architecture.name)
-    shipped = [tag for tag in shipped_tags() if shipped_model(tag) == architecture.name]
-    names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
+    shipped = [tag for tag in zoo.shipped_tags() if zoo.shipped_model(tag) == architecture.name]
+    names = [entry.name for entry in zoo.zoo().values() if entry.model == architecture.name]
     raise InputError(
         f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
         f"{nearest(weights, [*tags, *shipped, *names])}"
@@ -334,6 +320,8 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
 def _of_file(architecture: Architecture, path: Path) -> Checkpoint:
     """The checkpoint of a file; warns where it may be of published weights that were trained with other pixels."""
     checkpoint = read_checkpoint(path)
+    if TRANSFORMERS_MARK in checkpoint.tensors:  # no distillation writes this layout
+        checkpoint = _original(checkpoint)
     tag = OTHER_PIXELS.get(architecture.name.removesuffix("-quickgelu"))
     if tag and checkpoint.mean is None:
         logger.warning(
@@ -347,12 +335,12 @@ def _of_file(architecture: Architecture, path: Path) -> Checkpoint:
 
 def _shipped(tag: str) -> Checkpoint:
     """The checkpoint of a shipped tag, whose image tower may lie in a file of its own over another CLIP's."""
-    layers = [read_checkpoint(path) for path in shipped_files(tag)]
+    layers = [read_checkpoint(path) for path in zoo.shipped_files(tag)]
     first, last = layers[0], layers[-1]
     rest = {k: v for k, v in first.tensors.items() if not k.startswith("visual.")}
     tensors = rest | last.tensors
     whole = dataclasses.replace(first, path=last.path, tensors=tensors, dense=last.dense)
-    return _original(whole) if tag in MINI_CLIPS else whole
+    return _original(whole) if tag in zoo.MINI_CLIPS else whole
 
 
 def _original(checkpoint: Checkpoint) -> Checkpoint:

@@ -35,8 +35,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints import read
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.read import ACTIVATIONS, Checkpoint, fit
 from clipself_seg.clip import tower_kind
 from clipself_seg.clip.find_kind import (
     KINDS,
@@ -107,7 +107,7 @@ def _marked(
 
 
 def as_written(
-    architecture: tower_kind.Architecture, checkpoint: Checkpoint
+    architecture: tower_kind.Architecture, checkpoint: read.Checkpoint
 ) -> tower_kind.Architecture:
     """An architecture in the variant that a checkpoint is of: by its own word, or by its layout.
 
@@ -141,7 +141,7 @@ def to_layout(
 
 
 def load_strictly(
-    module: nn.Module, architecture: tower_kind.Architecture, checkpoint: Checkpoint
+    module: nn.Module, architecture: tower_kind.Architecture, checkpoint: read.Checkpoint
 ) -> LoadReport:
     """Loads a checkpoint into a module; all names and shapes have to match.
 
@@ -171,7 +171,7 @@ def load_strictly(
                 name, tensors[name], wanted[name], table, checkpoint.path
             )
             notes.append(f"positions resized to {tuple(wanted[name].shape)}")
-    fitted = fit(
+    fitted = read.fit(
         tensors, wanted, str(checkpoint.path), remedy="is it a complete checkpoint of this model?"
     )
     module.load_state_dict(fitted, assign=True)
@@ -182,7 +182,9 @@ def load_strictly(
     return LoadReport(architecture.name, source, len(wanted), converted, tuple(notes))
 
 
-def fit_gate(tower: ImageTower, checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+def fit_gate(
+    tower: ImageTower, checkpoint: read.Checkpoint
+) -> tuple[read.Checkpoint, tuple[str, ...]]:
     """The checkpoint with a gate if the tower has one and without if not, and notes about it for the report.
 
     Args:
@@ -207,7 +209,7 @@ def dense_notes(dense: DenseFeature, stated: DenseFeature) -> tuple[str, ...]:
 
 
 def choose_activation(
-    architecture: tower_kind.Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
+    architecture: tower_kind.Architecture, checkpoint: read.Checkpoint, published: Mapping[str, Any]
 ) -> tuple[bool, tuple[str, ...]]:
     """True if the towers use QuickGELU, and the notes about it for the report.
 
@@ -247,7 +249,7 @@ def choose_activation(
     return False, ("GELU",)
 
 
-def _stated_beside(checkpoint: Checkpoint) -> str | None:
+def _stated_beside(checkpoint: read.Checkpoint) -> str | None:
     """The activation in the config.json beside a file in transformers' layout; None for others, and without one."""
     path = checkpoint.path.with_name("config.json")
     if TRANSFORMERS_MARK not in checkpoint.tensors or not path.is_file():
@@ -255,7 +257,7 @@ def _stated_beside(checkpoint: Checkpoint) -> str | None:
     stated = read_json(path, "settings", {"vision_config": {"hidden_act?": TEXT}})["vision_config"]
     # Files leave out what is transformers' default.
     activation = stated.get("hidden_act", "quick_gelu")
-    return known(activation, ACTIVATIONS, f"hidden_act of {path}")
+    return known(activation, read.ACTIVATIONS, f"hidden_act of {path}")
 
 
 def _resize_positions(
@@ -280,7 +282,7 @@ def _check_architecture(
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     architecture: tower_kind.Architecture,
-    checkpoint: Checkpoint,
+    checkpoint: read.Checkpoint,
 ) -> None:
     if OF_META in tensors:
         raise InputError(
@@ -295,13 +297,37 @@ def _check_architecture(
         )
     if signature == architecture.kind.signature(wanted):
         return
-    others = [find_architecture(name) for name in list_architectures()]
-    # The first two are quick to see; for the signature a tower is built.
-    alike = [own for own in others if own.embed_dim == signature.embed_dim]
-    same = [own for own in alike if own.kind.name == signature.kind]
-    fitting = [own.name for own in same if own.signature == signature]
-    hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
+    fitting = _name_of(signature)
+    hint = f'; load it as "{fitting}"' if fitting else ""
     raise InputError(
         f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
         f"{architecture.name} is {architecture.kind.signature(wanted)}{hint}"
     )
+
+
+def _name_of(signature: tower_kind.Signature) -> str:
+    """The shortest name of a model with an image tower of a signature; "" if there is none."""
+    others = [find_architecture(name) for name in list_architectures()]
+    # The first two are quick to see; for the signature a tower is built.
+    alike = [own for own in others if own.embed_dim == signature.embed_dim]
+    same = [own for own in alike if own.kind.name == signature.kind]
+    return min((own.name for own in same if own.signature == signature), key=len, default="")
+
+
+def clip_of_file(path: Path) -> str:
+    """Name of the CLIP alone that a file has; "" if neither the file nor its tensors say it for sure.
+
+    Files of this project have the name. Those of OpenAI, also in transformers' layout, are of the model of their sizes.
+    Of others models of equal sizes may have other pixels or another activation.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+    """
+    checkpoint = read.read_checkpoint(path)
+    signature = signature_of(to_native(checkpoint.tensors))
+    if signature is None:
+        return ""
+    if checkpoint.model in list_architectures():
+        return checkpoint.model
+    original = {read.OF_OPENAI, TRANSFORMERS_MARK} & checkpoint.tensors.keys()
+    return _name_of(signature) if original else ""

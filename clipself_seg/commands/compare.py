@@ -28,18 +28,13 @@ def compare(args: argparse.Namespace) -> None:
     Writes tables.md, tables.csv and tables.tex (for booktabs), and for region recognition size_curve_NAME.png: a
     panel for each readout, a curve over the input size for each model.
     """
-    from clipself_seg.evaluation.comparison import (
-        comparison_notes,
-        comparison_tables,
-        read_comparison,
-        write_comparison,
-    )
+    from clipself_seg.evaluation import comparison
 
-    comparison = read_comparison(args.runs)
-    notes = comparison_notes(args.runs)
-    write_comparison(comparison, args.output, notes)
+    runs = comparison.read_comparison(args.runs)
+    notes = comparison.comparison_notes(args.runs)
+    comparison.write_comparison(runs, args.output, notes)
     style = "terminal" if sys.stdout.isatty() else "simple"
-    for dataset, table in comparison_tables(comparison, style).items():
+    for dataset, table in comparison.comparison_tables(runs, style).items():
         sys.stdout.write(f"{dataset}, percent:\n{table}\n\n")
     sys.stdout.write("".join(f"{note}\n" for note in notes))
     sys.stdout.write(f"Tables: {args.output}\n")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipself_seg.commands.options import CommandLine, command, flag, value
+from clipself_seg.commands.options import CommandLine, command, value
 from clipself_seg.errors import InputError
 
 EXPLORE = "explore.html"
@@ -17,7 +16,6 @@ EXPLORE = "explore.html"
 
 def _demo_options(parser: CommandLine) -> None:
     value(parser, "--output", default="output/demo")
-    flag(parser, "--no-open", "print the page's path only")
 
 
 @command(_demo_options)
@@ -27,8 +25,7 @@ def demo(args: argparse.Namespace) -> None:
         clipself-seg demo
 
     Compares a CLIP before and after CLIPSelf on a few generated scenes: heat maps of words, and names of segments.
-    Writes output/demo/index.html and a page to click beside it (explore.html), prints the path, and opens the page if
-    there is a screen.
+    Writes output/demo/index.html and a page to click beside it (explore.html), and prints the path.
     """
     from clipself_seg.files import alone_in
 
@@ -36,8 +33,6 @@ def demo(args: argparse.Namespace) -> None:
     with alone_in(folder):
         page = write_demo(folder)
     sys.stdout.write(f"Page: {page}\n")
-    if not args.no_open and has_screen():
-        webbrowser.open(page.absolute().as_uri())
 
 
 def write_demo(folder: Path) -> Path:
@@ -83,12 +78,6 @@ def write_explore(images: Sequence[Path], folder: Path) -> None:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def has_screen() -> bool:
-    """True if there is a screen for a browser; one in a terminal would fill the terminal."""
-    screens = ("DISPLAY", "WAYLAND_DISPLAY")
-    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)
 
 
 def _scenes_options(parser: CommandLine) -> None:

@@ -6,6 +6,7 @@
     clipself-seg predict photo.jpg --model clipself-eva02-vitb16-coco-patches --words "dog, grass, sky"
     clipself-seg predict photo.jpg --task panoptic --words "nut, table" --example "screw=ref.jpg#120,40,80,80"
     clipself-seg predict scene.jpg --model mini --words "red star, blue ring, grass"
+    clipself-seg predict clip.mp4 --track --task detection --words "dog, kite"
 
 Commas separate classes, bars synonyms. Built-in vocabularies are ade20k_150, ade20k_847, coco_80, coco_panoptic_133,
 coco_stuff_171, lvis_v1_1203, mapillary_vistas_65, objects365_v1, openseg_ade20k_150, openseg_cityscapes_19,
@@ -28,7 +29,7 @@ scenes. fcclip-convnext-large and fvit-eva02-vitb16-lvis-patches are trained for
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
 the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format. A video becomes
-overlays/*.mp4.
+overlays/*.mp4; with --track its objects keep their numbers and names over the frames.
 To go on with an interrupted call, repeat it with --skip-existing and the same options.
 With --ray the images go to the workers of a Ray cluster, or of this machine, which write Parquet files.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
@@ -45,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands import options
 from clipself_seg.commands.options import CommandLine, command, flag, group, value, within
-from clipself_seg.errors import GOES_ON, InputError
+from clipself_seg.errors import GOES_ON, InputError, require_installed
 
 if TYPE_CHECKING:
     from clipself_seg.data.vocabulary import Vocabulary
@@ -74,7 +75,7 @@ SAVE = {
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
 RAY_ONLY = ("workers", "column")
-NOT_RAY = ("save", "skip_existing")
+NOT_RAY = ("save", "skip_existing", "track")
 SHOWN = 8  # names in a message
 WHY = ", and panoptic.json says why the others are not (--save coco --keep-overlaps keeps them)"
 
@@ -104,6 +105,11 @@ def _options(parser: CommandLine) -> None:
     options.skip_existing(parser)
     value(parser, "--batch-size", "images per batch", 1, kind=within(int, 1))
     options.device(parser)
+    flag(
+        parser,
+        "--track",
+        "follow the objects of videos: tracks/NAME.json (COCO's), NAME.txt (MOT's)",
+    )
     rare = group(parser, rare=True)
     options.precision(rare)
     every = "take one of N frames of a video"
@@ -149,19 +155,21 @@ def main(args: argparse.Namespace) -> int:
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.journal import Journal
     from clipself_seg.prediction.loop import predict_files
-    from clipself_seg.prediction.video import predict_video
+    from clipself_seg.prediction.tracks import OF_TRACKS, track_video
+    from clipself_seg.prediction.video import OF_VIDEOS, predict_video
 
     files = find_images(args.images, args.output, videos=True)
     if files.others:
         named = ", ".join(path.name for path in files.others[:5])
         sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
     if files.videos:
-        _require_video_formats(video_save, args.masks)
+        _require_video_formats(video_save, OF_TRACKS if args.track else OF_VIDEOS, args.masks)
     options.take_device(args)
     results, settings = _make(args, files)
-    settings["frames"] = {"every": args.every, "save": sorted(video_save)}
+    settings["frames"] = {"every": args.every, "save": sorted(video_save), "track": args.track}
     journal = Journal(args.output, settings, resume=args.skip_existing)
-    video = functools.partial(predict_video, results, save=video_save, every=args.every)
+    run = track_video if args.track else predict_video
+    video = functools.partial(run, results, save=video_save, every=args.every)
     failed = predict_files(results, files, journal, args.batch_size, video)
     total = len(files.images) + len(files.videos) + len(files.failed)
     done = "searched for objects" if chosen == "detection" else "segmented"
@@ -178,7 +186,7 @@ def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
     from clipself_seg.checkpoints.mask_models import is_mask_model_name
     from clipself_seg.checkpoints.needs import fetch_needed
-    from clipself_seg.choice import MINI, MINI_OF_MASKS, REASONS, TASKS, find_model
+    from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, find_model
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
@@ -197,7 +205,7 @@ def _settle(args: argparse.Namespace) -> str:
             args.task = args.task or "panoptic"
             if args.model == MINI:
                 args.model = None
-                args.config_file = MINI_OF_MASKS
+                args.config_file = MINI_MASKS_CONFIG
             elif args.model is not None and not (own := find_model(args.model)).clip:
                 raise InputError(
                     f"{args.model} is a model for {own.task}, and no CLIP alone, which --masks needs: name a CLIP"
@@ -214,6 +222,10 @@ def _settle(args: argparse.Namespace) -> str:
                 f"--save {name} does not go with --task {chosen}, which has {', '.join(SAVE[chosen])}"
                 + ("; detections.json is in COCO's format" if name == "coco" else "")
             )
+    if args.track:
+        if chosen == "semantic":
+            raise InputError("--track needs objects: give --task panoptic or --task detection")
+        require_installed("trackers", "--track", "video")
     if args.example and chosen == "detection":
         raise InputError(
             "--example does not go with --task detection, whose boxes get worse with examples (docs/detection.md): "
@@ -280,15 +292,13 @@ def _over_ray(args: argparse.Namespace) -> int:
     return 2 if failed == total else 1 if failed else 0
 
 
-def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
-    """Refuses formats that nobody has for videos, and masks of them."""
-    from clipself_seg.prediction.video import OF_VIDEOS
-
+def _require_video_formats(save: Sequence[str], formats: Sequence[str], masks: str | None) -> None:
+    """Refuses formats that videos do not have, and masks of them."""
     if _is_folder(masks):
         raise InputError("--masks FOLDER does not go with a video: give its frames as images")
-    if others := [name for name in save if name not in OF_VIDEOS]:
+    if others := [name for name in save if name not in formats]:
         raise InputError(
-            f"--save {' '.join(others)} does not go with a video, which has {', '.join(OF_VIDEOS)}: "
+            f"--save {' '.join(others)} does not go with a video, which has {', '.join(formats)}: "
             "leave it out, or give videos in another call"
         )
 

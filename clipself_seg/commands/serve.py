@@ -1,14 +1,18 @@
-"""Serve a page where visitors give images and words: heat maps of CLIPs, semantic and panoptic segments, boxes.
+"""Serve a page where visitors give images and words, and an API: heat maps, semantic and panoptic segments, boxes.
 
     clipself-seg serve photo.jpg --words "dog|puppy, kite, grass" --stuff grass
     clipself-seg serve photo.jpg --words "dog, grass" --model openai-vitb16 eva02-vitb16 --tasks semantic
     clipself-seg serve --model mini
+    clipself-seg serve --public --port 7860
 
-Without --tasks it has semantic segments, and those of the other tasks whose default model is on this machine.
+Without --tasks it has segments of the models that --semantic, --panoptic and --detection name. Where these and --model
+are left out it has semantic segments, and those of the other tasks whose default model is on this machine.
 --model mini has the small models of all tasks, which are for generated scenes. It listens on this machine alone
 (--host names another address), and answers those who have the token in the address that it prints.
+--public is for a Space or a container, whose platform decides who comes: it listens on all addresses, wants no token,
+answers under every host name, and lets pages of others show it in a frame. The limits stay.
 Images and words stay in memory, and nothing of them is written. Each model answers one request at a
-time, the others wait in order. Needs the extra demo: pip install "clipself_seg[demo]".
+time, the others wait in order. /docs describes the API. Needs the extra demo: pip install "clipself_seg[demo]".
 Exit status: 0 after Ctrl-C, 2 if it cannot begin.
 """
 
@@ -31,6 +35,7 @@ from clipself_seg.commands.options import (
     WORDS,
     CommandLine,
     command,
+    flag,
     group,
     images,
     say_model,
@@ -45,12 +50,10 @@ except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import uvicorn
     from fastapi import FastAPI
 
-    from clipself_seg.data.vocabulary import Vocabulary
+    from clipself_seg.data.vocabulary import VocabularyClass
     from clipself_seg.explore.answers import Answers
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -58,6 +61,7 @@ TASKS = ("semantic", "panoptic", "detection")
 COMMON_WORDS = "person, dog, cat, car, tree, grass, sky"
 GRACE = 10  # seconds that requests have to end in
 SCENES = 3  # generated images to begin with
+SCENE_SIDE = 400  # pixels of an image for the small models
 EVERYWHERE = ("", "0.0.0.0", "::")
 MOST_CONNECTIONS = 64  # that are open at once
 LEAST_TOKEN = 16  # letters
@@ -68,18 +72,19 @@ def _options(parser: CommandLine) -> None:
     value(parser, "--words", f"words to begin with ({COMMON_WORDS}): {WORDS}")
     value(parser, "--stuff", "those of them that are stuff, as --words")
     add_model_options(parser)
-    tasks = f"{', '.join(TASKS)} (semantic, and those whose default model is on this machine)"
+    tasks = f"{', '.join(TASKS)} (those of named models, or semantic and those that are here)"
     value(parser, "--tasks", tasks, count="*", metavar="TASK", choices=TASKS)
     for task in TASKS:
         text = f"{task} model, as predict --model (the default)"
         value(parser, f"--{task}", text, metavar="NAME")
     server = group(parser, rare=True)
-    value(parser, "--host", "address to listen on", LOOPBACK[0])
+    value(parser, "--host", f"address to listen on ({LOOPBACK[0]}; with --public all)")
     port = within(int, 0, 65535)
     value(parser, "--port", "port to listen on; 0 for any free one", 8000, kind=port)
+    flag(parser, "--public", "answer whoever comes: no token, any host name, all addresses")
     names = "further host names under which the server answers"
     value(server, "--allow-host", names, metavar="NAME", count="+")
-    token = 'token that each address needs, "" for none (else a random one)'
+    token = "token that each request needs (a random one)"
     value(server, "--token", token, kind=_token)
 
 
@@ -90,31 +95,37 @@ def main(args: argparse.Namespace) -> int:
         of_extra(package, "serve", "demo")
     _check(args)
     with contextlib.ExitStack() as opened:
-        listening = opened.enter_context(_listening(args.host, args.port))
-        texts = opened.enter_context(_own_texts())
-        _serve(_app(args, texts), listening, args.host, args.token)
+        listening = opened.enter_context(_listening(args.host, args.port, args.public))
+        # Embeddings of words would fill the user's cache; these go with the server.
+        texts = tempfile.TemporaryDirectory(prefix="clipself-seg-texts-")
+        os.environ["CLIPSELF_SEG_CACHE"] = opened.enter_context(texts)
+        _serve(_app(args), listening, args.host, args.token)
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuses models that are left out, and to serve others without a token; draws one where none is typed."""
+    """Refuses options that do not go together, and to serve others without a token; fills in host and token."""
     for task in TASKS:
         if args.tasks is not None and task not in args.tasks and getattr(args, task) is not None:
             raise InputError(f"--{task} needs {task} among --tasks")
-    if args.token is None:
+    if args.public and (args.token is not None or args.allow_host):
+        raise InputError("--public has no token and takes every host name: leave out the other")
+    if args.host is None:
+        args.host = EVERYWHERE[1] if args.public else LOOPBACK[0]
+    if args.public:
+        args.token = ""
+    elif args.token is None:
         args.token = secrets.token_urlsafe(24)
-    elif args.token == "" and args.host not in LOOPBACK:
-        raise InputError(f'--token "" is for this machine alone: leave out --host {args.host}')
 
 
 def _token(word: str) -> str:
-    if word and not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", word, re.ASCII):
+    if not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", word, re.ASCII):
         raise argparse.ArgumentTypeError(f"give at least {LEAST_TOKEN} of A-Z, a-z, 0-9 and .~_-")
     return word
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, public: bool = False) -> Iterator[socket.socket]:
     """A socket that listens, so that a port in use is said before models are loaded."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -124,7 +135,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             f"cannot listen on {host}, port {port} ({error.strerror or error}): give another --port or --host"
         ) from None
     with listening:
-        if host not in LOOPBACK:
+        if public:
+            sys.stderr.write(f"warning: whoever reaches port {port} of {host} may ask\n")
+        elif host not in LOOPBACK:
             sys.stderr.write(
                 f"warning: whoever reads along on the way to {host} sees images and token, nothing is encrypted: "
                 "serve behind something that does it (docs/explore.md), or leave --host out\n"
@@ -132,43 +145,26 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-@contextlib.contextmanager
-def _own_texts() -> Iterator[Path]:
-    """A folder for embeddings of words, which would fill the user's cache; it goes with the server."""
-    from pathlib import Path
-
-    variable = "CLIPSELF_SEG_CACHE"
-    before = os.environ.get(variable)
-    with tempfile.TemporaryDirectory(prefix="clipself-seg-texts-") as folder:
-        os.environ[variable] = folder
-        try:
-            yield Path(folder)
-        finally:
-            del os.environ[variable]
-            if before is not None:
-                os.environ[variable] = before
-
-
-def _app(args: argparse.Namespace, texts: Path) -> FastAPI:
+def _app(args: argparse.Namespace) -> FastAPI:
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.answers import Limits
     from clipself_seg.explore.server import make_app
 
     mini = of_scenes(args)
-    words = Vocabulary.of(args.words or ("mini" if mini else COMMON_WORDS))
-    stuff = None if args.stuff is None else Vocabulary.of(args.stuff)
+    words = Vocabulary.of(args.words or ("mini" if mini else COMMON_WORDS)).classes
+    stuff = [entry for entry in words if entry.isthing is False]
+    if args.stuff is not None:
+        stuff = [*Vocabulary.of(args.stuff).classes]
     return make_app(
-        _answers(args, texts),
-        Limits(),
-        words=_typed(words, [True] * len(words)),
-        stuff=(
-            _typed(words, [c.isthing is False for c in words.classes])
-            if stuff is None
-            else _typed(stuff, [True] * len(stuff))
-        ),
+        _answers(args),
+        # The small models have a token for each 8 pixels: they would take minutes for a photograph.
+        Limits(side=SCENE_SIDE) if mini else Limits(),
+        words=_typed(words),
+        stuff=_typed(stuff),
         examples=_examples(args.images, scenes=mini),
         hosts=["localhost", _called(args.host), *(args.allow_host or ())],
         token=args.token,
+        public=args.public,
     )
 
 
@@ -177,37 +173,50 @@ def _called(host: str) -> str:
     return socket.gethostname() if host in EVERYWHERE else host
 
 
-def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
-    """The wanted classes, as a visitor would type them."""
-    chosen = [entry for entry, this in zip(words.classes, wanted) if this]
+def _typed(classes: Sequence[VocabularyClass]) -> str:
+    """Classes as a visitor would type them."""
     # Names of some data sets have commas.
-    plain = [[name for name in entry.names if not set(name) & set(",|")] for entry in chosen]
+    plain = [[name for name in entry.names if not set(name) & set(",|")] for entry in classes]
     return ", ".join("|".join(names) for names in plain if names)
 
 
-def _answers(args: argparse.Namespace, texts: Path) -> Answers:
-    from clipself_seg.checkpoints.locate import present_file
-    from clipself_seg.checkpoints.zoo import zoo
-    from clipself_seg.choice import TRAINED, find_model
+def _answers(args: argparse.Namespace) -> Answers:
+    from clipself_seg.choice import find_model
     from clipself_seg.commands.predict import KEYS, SCORE_THRESHOLD, predictor_of
     from clipself_seg.explore.answers import Answers
 
-    mini = of_scenes(args)
+    clips = heat_models(args)
     predictors: dict[str, Any] = {}
-    for task, default in TRAINED.items():
-        model = getattr(args, task)
-        wanted = mini or model or task == TASKS[0] or present_file(zoo()[default])
-        if not wanted if args.tasks is None else task not in args.tasks:
-            continue
-        if not (model or mini):
-            say_model(default, "trained for its task", f"--{task}")
-        model = model or ("mini" if mini else default)
+    for task, model in _models(args).items():
         scores = [find_model(model, task).score_key, str(SCORE_THRESHOLD)]
         opts = scores if task == "detection" else []
         opts += [] if args.device is None else [KEYS["device"], args.device]
-        name = "boxes" if task == "detection" else task
-        predictors[name] = predictor_of(model, task, None, opts)
-    return Answers(clips=heat_models(args), side=args.size, texts=texts, predictors=predictors)
+        predictors[task] = predictor_of(model, task, None, opts)
+    return Answers(clips=clips, side=args.size, predictors=predictors)
+
+
+def _models(args: argparse.Namespace) -> dict[str, str]:
+    """The model of each task that the page has; says on the terminal which of them nobody has named."""
+    from clipself_seg.checkpoints.locate import present_file
+    from clipself_seg.checkpoints.zoo import zoo
+    from clipself_seg.choice import MINI, TRAINED
+
+    mini = of_scenes(args)
+    named = {task: getattr(args, task) for task in TASKS if getattr(args, task)}
+    tasks: Sequence[str]
+    if args.tasks is not None:
+        tasks = args.tasks
+    elif mini:
+        tasks = TASKS
+    elif named or args.model:
+        tasks = list(named)
+    else:
+        tasks = [TASKS[0], *(task for task in TASKS[1:] if present_file(zoo()[TRAINED[task]]))]
+    for task in tasks:
+        if not mini and task not in named:
+            say_model(TRAINED[task], "trained for its task", f"--{task}")
+    defaults = dict.fromkeys(TASKS, MINI) if mini else TRAINED
+    return {task: named.get(task, defaults[task]) for task in TASKS if task in tasks}
 
 
 def _examples(images: Sequence[str], scenes: bool) -> list[dict[str, str]]:

@@ -112,12 +112,14 @@ def _model_as_keys(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains or evaluates as one process of the run."""
-    from clipself_seg.config.load import Sources, load_config, option_pairs
+    from clipself_seg.checkpoints.needs import fetch_needed
+    from clipself_seg.config import load
     from clipself_seg.config.weight_checks import fetch_addresses, require_weights
     from clipself_seg.data.datasets.records import require_files
     from clipself_seg.data.datasets.table import DATASETS
+    from clipself_seg.models.build import architecture
 
-    cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
+    cfg = load.load_config(args.config_file, args.opts, trains=not args.eval_only)
     said: list[str] = []
     if cfg.DATASETS.DATA and not args.config_file:
         from clipself_seg.choice import TASKS
@@ -128,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 
-        by_hand = Sources(args.config_file, option_pairs(args.opts)).by_hand
+        by_hand = load.Sources(args.config_file, load.option_pairs(args.opts)).by_hand
         trains = not args.eval_only
         cfg, said = with_data(cfg, by_hand, trains=trains, resume=args.resume)
     key = "TEST" if args.eval_only else "TRAIN"
@@ -136,9 +138,12 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             f"give --task, --model, --config-file (a name below configs/) or DATASETS.{key}"
         )
-    for name in cfg.DATASETS.TEST if args.eval_only else ():  # before weights are fetched
+    for name in cfg.DATASETS[key]:  # before weights are fetched
         if name in DATASETS:
-            require_files(name, DATASETS[name], otherwise="; or leave it out of DATASETS.TEST")
+            require_files(name, DATASETS[name], otherwise=f"; or leave it out of DATASETS.{key}")
+    values = {name: value for name, (value, _) in load.values_and_defaults(cfg).items()}
+    fetch_needed(values, texts=bool(cfg.DATASETS.TEST) or architecture(cfg).task() != "regions")
+    cfg = fetch_addresses(cfg)
     require_weights(cfg)
     from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 

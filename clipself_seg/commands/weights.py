@@ -9,8 +9,9 @@
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
 needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states:
 yes and no, a product may contain them or not; ask, the licence leaves it open. verify fetches the weights and the
-images that it needs, and prints each number beside the published one. Exit status: 0, 1 if a file of check is not the
-published one or a number of verify differs, 2 if a name is unknown or a file cannot be fetched.
+images that it needs, and prints each number beside the published one; with --all it goes on without what cannot be had.
+Exit status: 0, 1 if a file of check is not the published one or a number of verify differs, 2 if a name is unknown, a
+file cannot be fetched, or verify --all could not compute all numbers and none of the others differs.
 """
 
 from __future__ import annotations
@@ -110,9 +111,9 @@ def _kinds(entry: Entry) -> Sequence[str]:
 
 
 def _cells(entry: Entry) -> list[str]:
-    from clipself_seg.checkpoints.locate import is_present
+    from clipself_seg.checkpoints.locate import present_file
 
-    here = "yes" if is_present(entry) else "no" if entry.addresses else "by hand"
+    here = "yes" if present_file(entry) else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
     stated = [licence.partition(",")[0], entry.may_ship]
     return [entry.name, *stated, entry.how_large.replace("about ", "~"), here]
@@ -127,7 +128,7 @@ def _get(names: list[str]) -> int:
     from clipself_seg.checkpoints.mask_models import MASK_MODELS, mask_model_folder
     from clipself_seg.checkpoints.needs import fetch_needed
     from clipself_seg.checkpoints.zoo import zoo
-    from clipself_seg.choice import OF_MODELS, find_model
+    from clipself_seg.choice import MODEL_KEYS, find_model
 
     if not names:
         raise InputError("weights get needs a name: clipself-seg weights lists them")
@@ -137,13 +138,13 @@ def _get(names: list[str]) -> int:
         entry = zoo()[name]
         path = mask_model_folder(name) if name in MASK_MODELS else fetch(entry)
         sys.stdout.write(f"{name}: {path} ({entry.licence})\n")
-        if entry.key in OF_MODELS:  # its CLIP and its tokenizer, too
+        if entry.key in MODEL_KEYS:  # its CLIP and its tokenizer, too
             fetch_needed(find_model(name).values())
     return 0
 
 
 def _check(folders: list[str]) -> int:
-    from clipself_seg.checkpoints.locate import check_entry, present_file
+    from clipself_seg.checkpoints.locate import check_entry, own_file
     from clipself_seg.checkpoints.zoo import zoo
 
     for folder in folders:
@@ -152,7 +153,7 @@ def _check(folders: list[str]) -> int:
     bad, none = 0, True
     for entry in zoo().values():
         own = [Path(folder, entry.file) for folder in folders]
-        if not folders and (present := present_file(entry)):
+        if not folders and (present := own_file(entry)):
             own = [present]
         for path in filter(Path.is_file, own):
             said = "" if entry.size or entry.sha256 else ", of which no size is published"

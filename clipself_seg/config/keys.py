@@ -153,8 +153,8 @@ clipself.key("CORRELATION.TEACHER", "none")
 clipself.key("CORRELATION.CONTEXT", "q", choices=("q", "qk"))
 
 objectives = Section("MODEL.CLIPSELF.OBJECTIVES", of=["CLIPSelf"])
-# Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/distillation.md has
-# their formulas (Objectives beside crops). The first is CLIPSelf itself: regions of dense features against crops.
+# Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/objectives.md has
+# their formulas. The first is CLIPSelf itself: regions of dense features against crops.
 objectives.key("CROPS", 1.0, NOT_NEGATIVE)
 # DeCLIP's context: queries of the last block resemble each other as the tokens of CORRELATION.TEACHER do.
 objectives.key("CONTEXT", 0.0, NOT_NEGATIVE)

@@ -15,13 +15,7 @@ from clipself_seg.checkpoints.dense_feature import ANY
 from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import feature_of_weights
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
-from clipself_seg.config.declare import (
-    KEYS,
-    backbone_reads,
-    in_brief,
-    is_read,
-    why_unread,
-)
+from clipself_seg.config import declare
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid
@@ -134,7 +128,7 @@ def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
     return {
         key: (yaml_files.lists_for_tuples(value), yaml_files.lists_for_tuples(defaults.get(key)))
         for key, value in yaml_files.leaves(cfg)
-        if is_read(key, cfg.MODEL.META_ARCHITECTURE)
+        if declare.is_read(key, cfg.MODEL.META_ARCHITECTURE)
     }
 
 
@@ -172,7 +166,7 @@ def _merge(cfg: CfgNode, values: yaml_files.Tree, sources: Sources) -> None:
             wanted = type(known[key]).__name__
             hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
             raise InputError(
-                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {in_brief(value)}"
+                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {declare.in_brief(value)}"
             ) from None
     _fill_nones(cfg, known, sources)
 
@@ -185,8 +179,8 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
     if yaml_files.lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
         passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))
         raise InputError(
-            f"{sources.name(key)}: {key} {in_brief(value)} has no effect: nothing reads it, and {passing} of CAT-Seg's "
-            "files alone passes; leave it out"
+            f"{sources.name(key)}: {key} {declare.in_brief(value)} has no effect: nothing reads it, "
+            f"and {passing} of CAT-Seg's files alone passes; leave it out"
         )
 
 
@@ -263,21 +257,23 @@ def _check_read(cfg: CfgNode, defaults: yaml_files.Tree, sources: Sources) -> No
         nothing = "" if other and key in NAME_AND_WEIGHTS else defaults[key]
         passing = (yaml_files.lists_for_tuples(defaults[key]), nothing, PUBLISHED.get(key, nothing))
         # CAT-Seg's files name a guidance backbone also where CLIP's own blocks guide.
-        guidance = key in KEYS and KEYS[key].when == GUIDED and sources.published(key)
+        guidance = (
+            key in declare.KEYS and declare.KEYS[key].when == GUIDED and sources.published(key)
+        )
         given = (
             yaml_files.lists_for_tuples(value) not in passing
             and sources.by_hand(key)
             and not guidance
         )
-        if given and (reason := other or why_unread(key, values, model)):
+        if given and (reason := other or declare.why_unread(key, values, model)):
             raise InputError(
-                f"{sources.name(key)}: {key} {in_brief(value)} has no effect: {reason}; leave it out"
+                f"{sources.name(key)}: {key} {declare.in_brief(value)} has no effect: {reason}; leave it out"
             )
         if other:
             if sources.place(key) >= 0 and yaml_files.lists_for_tuples(
                 value
             ) != yaml_files.lists_for_tuples(nothing):
-                reset.append(f"{key} {in_brief(value)}")
+                reset.append(f"{key} {declare.in_brief(value)}")
                 why = other
             cfg.merge_from_list([key, nothing])
     if reset:
@@ -290,9 +286,9 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     The CLIP branch's own backbone reads what it is given as ``MODEL.CLIP``: name and weights of the branch, and all
     other keys as they are.
     """
-    if key not in KEYS or not KEYS[key].clip_backbone:
+    if key not in declare.KEYS or not declare.KEYS[key].clip_backbone:
         return None
-    if KEYS[key].weights and str(dict(yaml_files.leaves(cfg))[key]).endswith(SUFFIXES):
+    if declare.KEYS[key].weights and str(dict(yaml_files.leaves(cfg))[key]).endswith(SUFFIXES):
         return None  # it may be one that was distilled from the backbone
     of_clip = key.startswith("MODEL.CLIP.")
     own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE
@@ -300,9 +296,9 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     if branch and key in NAME_AND_WEIGHTS_OF_BRANCH:
         where, backbone = "MODEL.CLIP_BRANCH.BACKBONE", branch
         name = key.replace("CLIP_BRANCH", "CLIP")
-    elif branch and of_clip and key not in NAME_AND_WEIGHTS and backbone_reads(branch, key):
+    elif branch and of_clip and key not in NAME_AND_WEIGHTS and declare.backbone_reads(branch, key):
         return None
-    if backbone_reads(backbone, name):
+    if declare.backbone_reads(backbone, name):
         return None
     return (
         f"CLIPBackbone alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "

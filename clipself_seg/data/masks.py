@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
+from torch import Tensor
 
 from clipself_seg.data import images
 from clipself_seg.data.annotations import Record
@@ -36,6 +37,7 @@ CAUSES = (
 )
 LARGEST_IMAGE = 1 << 31
 """Pixels of an image whose runs pycocotools can count."""
+MASK_BYTES = 2**31  # of all masks of an image, above which a model gives them as `EncodedMasks`
 
 
 def read_label_map(
@@ -398,4 +400,36 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[Rle]:
     Args:
         masks: (n, H, W) bool.
     """
+    if isinstance(masks, EncodedMasks):
+        return masks.codes
     return [rle.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+
+
+class EncodedMasks(Sequence[np.ndarray]):
+    """Masks of a large image as run lengths; `Instances` takes them in place of a tensor (n, H, W)."""
+
+    def __init__(self, codes: list[Rle]) -> None:
+        """
+        Args:
+            codes: COCO's run-length encoding of each, as `encode_masks` gives it.
+        """
+        self.codes = codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A mask (H, W) bool, or of a slice or indices those masks, still encoded."""
+        places = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        if places.ndim:
+            return EncodedMasks([self.codes[place] for place in places])
+        return rle.decode(self.codes[places]).view(bool)
+
+    def all(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return np.stack([*self]) if self.codes else np.zeros((0, 0, 0), bool)
+
+
+def mask_arrays(masks: Tensor | EncodedMasks) -> Any:
+    """Masks of `Instances` as an array (n, H, W); encoded ones as they are."""
+    return masks if isinstance(masks, EncodedMasks) else masks.cpu().numpy()

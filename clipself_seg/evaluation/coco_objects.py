@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.structures import BoxMode, Instances
 
 from clipself_seg.data import annotations as coco
-from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, run_lengths
+from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, mask_arrays, run_lengths
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
@@ -244,7 +244,7 @@ def image_detections(
         corners,
         scores,
         instances.pred_classes.cpu().numpy(),
-        encode_masks(instances.pred_masks.cpu().numpy()) if masks else None,
+        encode_masks(mask_arrays(instances.pred_masks)) if masks else None,
     )
 
 

@@ -1,55 +1,135 @@
 """Requests to the server, within limits, and the answers of its models.
 
 A request is an image and words, of which nothing is used as a path. Each method of `Answers` is for one thread at a
-time.
+time. `Question` and `Answer` are the API's: their docstrings are its description at /docs.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import json
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
+from clipself_seg.data.images import TooManyPixels, decode_image
+from clipself_seg.data.masks import mask_as_json
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, check_keys
-from clipself_seg.explore.content import Content, PanopticView, jpeg_address
-from clipself_seg.prediction import task_predictors
-from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
-from clipself_seg.schema import LIST, TEXT, Kind, Schema, check, is_number
+from clipself_seg.errors import InputError
+from clipself_seg.explore.content import Content, PanopticView
+from clipself_seg.prediction.predictor import GivenWords, ImagePredictor
+from clipself_seg.prediction.results import Prediction, colours_of
+from clipself_seg.prediction.task_predictors import panoptic_words
 
-LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
 MOST_LETTERS = 60  # of a word
 # But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+PLAIN = f"^[^{CONTROL.pattern[1:]}*$"  # text without them, in pydantic's words
 MOST_EXAMPLES = 10  # of a request, each with an image
-VALUES = 20  # brackets and commas of an example, at most
-OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
-MOST_TEXTS = 50  # answers after which the files of text embeddings go
-MOST_LISTED = 100  # lines of a list
-Answer = dict[str, object]  # JSON
-BOX = Kind(
-    "four numbers from 0 to 1",
-    lambda box: LIST.test(box)
-    and [is_number(side) and 0 <= side <= 1 for side in box] == [True] * 4,
-)
-EXAMPLES = Kind(
-    f"a list of at most {MOST_EXAMPLES}",
-    lambda value: LIST.test(value) and len(value) <= MOST_EXAMPLES,
-)
-KEYS = ("image", "words", "stuff", "examples")
-REQUEST: Schema = {"image?": TEXT, "words?": TEXT, "stuff?": TEXT, "examples?": EXAMPLES}
-EXAMPLE: Schema = {"name": TEXT, "image": TEXT, "box": BOX}
-R = TypeVar("R", Segmentation, PanopticSegmentation, Detections)
+VALUES = 20  # brackets and commas of an example or of the other keys, at most
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Example(BaseModel):
+    """A region of an image that stands for a word of the question, or for a further class.
+
+    Attributes:
+        name: the word or the class, with synonyms as in "dog|puppy".
+        image: base64 of an image file.
+        box: x, y, width and height of the region, as fractions of the image.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    name: str
+    image: str
+    box: tuple[Fraction, Fraction, Fraction, Fraction]
+
+
+class Question(BaseModel):
+    """An image, and the words to look for.
+
+    Attributes:
+        image: base64 of an image file, such as a JPEG or PNG.
+        words: class names as in "dog|puppy, grass" ("|" between synonyms), or the name of a built-in vocabulary.
+        stuff: the words that are stuff, of which a panoptic model does not tell one object from another.
+        examples: regions that stand for words, or for classes without one.
+        absent: "drop" leaves out words that are not in the image, "mark" only names them.
+        background: for a semantic model, the name of what is none of the words; such pixels are in no segment. There
+            "drop" needs one.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    image: str
+    words: str
+    stuff: str = ""
+    examples: list[Example] = Field(default=[], max_length=MOST_EXAMPLES)
+    absent: Literal["drop", "mark"] | None = None
+    background: Annotated[str, Field(max_length=MOST_LETTERS, pattern=PLAIN)] | None = None
+
+
+class RunLengths(BaseModel):
+    """COCO's compressed run lengths of a mask.
+
+    Attributes:
+        size: height and width of the image.
+        counts: the runs, which `decode` of pycocotools.mask reads.
+    """
+
+    size: tuple[int, int]
+    counts: str
+
+
+class Segment(BaseModel):
+    """A class of the image, a segment or an object, in pixels of the image that was sent.
+
+    Attributes:
+        name: the first of its synonyms.
+        score: from 0 to 1.
+        box: x, y, width and height.
+        area: of the mask, or else of the box.
+        segmentation: the mask; null of a model of boxes alone.
+        thing: false of a word that is stuff.
+        seen: true if training has shown the class; null of a semantic model.
+        colour: red, green and blue of the class, as on overlays.
+    """
+
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+    area: int
+    segmentation: RunLengths | None
+    thing: bool
+    seen: bool | None
+    colour: tuple[int, int, int]
+
+
+class Answer(BaseModel):
+    """The segments of an image: classes and panoptic segments, the largest first, or objects, the best first.
+
+    Attributes:
+        width: of the image as it is meant to be seen, in pixels.
+        height: the same.
+        segments: the segments.
+        presence: score of each word in the image, where absent words were asked for.
+        absent: the words that are not in the image, where they were asked for.
+        warning: a sentence if the model does not know words or images like these, else empty.
+        weights: hash of the model's weights.
+    """
+
+    width: int
+    height: int
+    segments: list[Segment]
+    presence: dict[str, float] | None
+    absent: list[str]
+    warning: str
+    weights: str
 
 
 class Limits(NamedTuple):
@@ -61,6 +141,7 @@ class Limits(NamedTuple):
         words: names, synonyms among them.
         seconds: until an answer is given up.
         waiting: requests that may wait for a model.
+        side: pixels of an image for the models; a larger one is made smaller.
     """
 
     size: int = 20_000_000
@@ -68,53 +149,58 @@ class Limits(NamedTuple):
     words: int = 200
     seconds: float = 120
     waiting: int = 8
+    side: int = 1600
 
 
 class Asked(NamedTuple):
-    """A request to the server.
+    """A question as the models take it.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
-        words: classes to look for.
-        stuff: classes that are stuff; None for none.
+        image: (H, W, 3) uint8 RGB, no larger than the limit.
+        size: height and width in pixels of the image that was sent.
+        words: classes to look for, each a thing or stuff.
+        absent: as in the question.
+        background: one class, as in the question.
     """
 
     image: np.ndarray
+    size: tuple[int, int]
     words: Vocabulary
-    stuff: Vocabulary | None
+    absent: str | None = None
+    background: str | None = None
 
 
 def read_request(body: bytes, limits: Limits) -> Asked:
-    """Reads a request: a JSON object of "image" (base64 of a file), "words" and "stuff" (text), and "examples".
-
-    An example is an object of "name", "image" and "box": x, y, width and height as fractions of the image.
+    """Reads a request: the JSON of a `Question`.
 
     Raises:
         InputError: it is not of that form, or beyond the limits.
     """
     # As many values as the brackets and commas, which only words and stuff need more of. Many take long to build.
-    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS) + VALUES * MOST_EXAMPLES
+    most = 2 * limits.words * (MOST_LETTERS + 2) + VALUES * (MOST_EXAMPLES + 1)
     if sum(map(body.count, b"[{,")) > most:
-        raise InputError(
-            "the request has too many brackets and commas: send an image and fewer words"
-        )
+        raise InputError("the request has too many brackets and commas: send fewer words")
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InputError("the request is no JSON: send image, words and stuff") from None
-    check(given, REQUEST, "the request")
-    check_keys(given, KEYS, "the request")
-    examples, stuff = given.get("examples", []), given.get("stuff", "")
-    check(examples, [EXAMPLE], "the request", place="examples")
-    words = typed_words(given.get("words", ""), limits)
-    for one in examples:
-        name = " ".join(re.split(r"[,\s]+", one["name"]))
+        question = Question.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(["the request", *map(str, problem["loc"])])[: 2 * MOST_LETTERS]
+        raise InputError(f"{place}: {problem['msg']}: correct it as /docs says") from None
+    words = typed_words(question.words, limits)
+    for one in question.examples:
+        name = " ".join(re.split(r"[,\s]+", one.name))
         (entry,) = typed_words(f"{name},", limits).classes
-        pixels = _image(one["image"], limits)
-        region = np.multiply(one["box"], pixels.shape[1::-1] * 2)
+        pixels = _image(one.image, limits)
+        region = np.multiply(one.box, pixels.shape[1::-1] * 2)
         words = words.with_examples({"|".join(entry.names): [(pixels, region)]})
-    image = _image(given.get("image", ""), limits)
-    return Asked(image, words, typed_words(stuff, limits) if stuff.strip() else None)
+    stuff = typed_words(question.stuff, limits) if question.stuff.strip() else ""
+    if stuff or words.classes[0].isthing is None:
+        words = panoptic_words(words, stuff)
+    image = _image(question.image, limits)
+    smaller = Image.fromarray(image)
+    smaller.thumbnail((limits.side, limits.side), Image.Resampling.BICUBIC)
+    size = image.shape[0], image.shape[1]
+    return Asked(np.array(smaller), size, words, question.absent, question.background)
 
 
 def typed_words(text: str, limits: Limits) -> Vocabulary:
@@ -130,10 +216,8 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
     if text.strip() in Vocabulary.available():
         words = Vocabulary.load(text.strip())
     else:
-        entries = text.replace("\n", ",").split(",")
-        words = Vocabulary.of(
-            [entry for entry in entries if entry.strip()], origin="the list of words"
-        )
+        entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
+        words = Vocabulary.of(entries, origin="the list of words")
     names = [name for entry in words.classes for name in entry.names]
     if len(names) > limits.words:
         raise InputError(f"{len(names)} words, synonyms among them: give {limits.words} at most")
@@ -152,135 +236,102 @@ def _image(text: str, limits: Limits) -> np.ndarray:
     if not content:
         raise InputError("there is no image, or it is no base64 of a file: choose one")
     try:
-        pixels = decode_image(content, "that was sent", limits.pixels)
+        return decode_image(content, "that was sent", limits.pixels)
     except TooManyPixels:
         raise InputError(
             f"the image has more than the {limits.pixels} pixels that are taken here: send a smaller one"
         ) from None
-    whole = Image.fromarray(pixels)
-    if max(whole.size) <= LARGEST_SIDE:
-        return pixels
-    size = fit_size(whole.width, whole.height, LARGEST_SIDE)
-    return np.asarray(whole.resize(size, Image.Resampling.BICUBIC))
 
 
+@dataclasses.dataclass(kw_only=True)
 class Answers:
-    """The models of a server."""
+    """The models of a server.
 
-    def __init__(
-        self,
-        *,
-        clips: Mapping[str, VisionLanguageBackbone],
-        side: int | None = None,
-        predictors: Mapping[str, Any] | None = None,
-        texts: Path | None = None,
-    ) -> None:
-        """
-        Args:
-            clips: models of the heat maps by title.
-            side: see `Content`.
-            predictors: predictors that may be asked, by "semantic", "panoptic" and "boxes".
-            texts: folder of this server alone in which text embeddings are kept, emptied from time to time.
-        """
-        self.clips = clips
-        self.side = side
-        self.predictors = predictors or {}
-        self.texts = texts
-        self._answered = 0
+    Attributes:
+        clips: models of the heat maps by title.
+        side: see `Content`.
+        predictors: predictors that may be asked, by task.
+    """
 
-    def answer(self, task: str, asked: Asked) -> Answer:
+    clips: Mapping[str, VisionLanguageBackbone]
+    side: int | None = None
+    predictors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def weights(self) -> dict[str, str]:
+        """Hash of the weights of each model, by task."""
+        return {task: one.model.weights_hash() for task, one in self.predictors.items()}
+
+    def answer(self, task: str, asked: Asked) -> dict[str, object]:
         """The answer of one of the models, JSON.
 
         Args:
-            task: "maps", "view" (what the page needs to fuse and merge by itself), or a key of `predictors`.
+            task: "maps" (what the page computes heat maps of, and fuses and merges segments of), or a key of
+                `predictors`, whose answer is an `Answer`.
             asked: image and words.
 
         Raises:
             InputError: the words do not fit the model.
             KeyError: the server has no such model.
         """
-        # Models keep few texts in memory; their files are of this server alone, and would grow without end.
-        self._answered += 1
-        if self.texts is not None and self._answered % MOST_TEXTS == 0:
-            for path in self.texts.glob("text/*.safetensors"):
-                path.unlink(missing_ok=True)
-        answers = {
-            "maps": self._maps,
-            "view": self._view,
-            "semantic": self._semantic,
-            "panoptic": self._panoptic,
-            "boxes": self._boxes,
-        }
-        return answers[task](asked)
+        if task == "maps":
+            view = None
+            if panoptic := self.predictors.get("panoptic"):
+                panoptic.set_vocabulary(asked.words)
+                view = PanopticView(panoptic)
+            content = Content(clips=self.clips, words=asked.words, side=self.side, panoptic=view)
+            return {"models": content.models(), "image": content.image(asked.image, "")}
+        return self._segments(task, asked).model_dump()
 
-    def _maps(self, asked: Asked) -> Answer:
-        content = Content(clips=self.clips, words=asked.words, side=self.side)
-        return {"models": content.models(), "image": content.image(asked.image, "")}
-
-    def _view(self, asked: Asked) -> Answer:
-        view = PanopticView(self._with_stuff(asked))
-        return {"model": view.model(), "image": view.image(asked.image)}
-
-    def _semantic(self, asked: Asked) -> Answer:
-        predictor: task_predictors.SemanticPredictor = self.predictors["semantic"]
-        predictor.set_vocabulary(asked.words)
-        result = predictor(asked.image)
-        scores = dict(zip(result.names, result.class_scores))
-        rows = [
-            [name, f"{100 * fraction:.1f} %", f"{scores[name]:.2f}"]
-            for name, fraction in result.fractions().items()
-        ]
-        return _answer(predictor, result, ("word", "area", "score"), rows)
-
-    def _panoptic(self, asked: Asked) -> Answer:
-        predictor = self._with_stuff(asked)
-        result = predictor(asked.image)
-        seen = predictor.require_words().seen
-        rows = []
-        for segment in result.segments:
-            kind = "thing" if segment.isthing else "stuff"
-            kind += "" if seen[segment.label] else ", unseen"
-            area = f"{100 * segment.area / result.ids.size:.1f} %"
-            rows.append([segment.name, area, f"{segment.score:.2f}", kind])
-        return _answer(predictor, result, ("segment", "area", "score", "kind"), rows)
-
-    def _boxes(self, asked: Asked) -> Answer:
-        predictor: task_predictors.DetectionPredictor = self.predictors["boxes"]
-        words = dataclasses.replace(asked.words, classes=tuple(asked.words.worded), examples=())
-        predictor.set_vocabulary(words)
-        result = predictor(asked.image)
-        rows = [
-            [
-                result.names[label],
-                f"{score:.2f}",
-                "seen" if result.seen[label] else "unseen",
-                "{:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box),
-            ]
-            for box, score, label in zip(result.boxes, result.scores, result.labels)
-        ]
-        answer = _answer(predictor, result, ("word", "score", "class", "box in pixels"), rows)
-        if asked.words.examples:
-            said = filter(None, (answer["warning"], "boxes are found by words, without examples"))
-            answer["warning"] = ". ".join(map(str, said))
-        return answer
-
-    def _with_stuff(self, asked: Asked) -> task_predictors.PanopticPredictor:
-        predictor: task_predictors.PanopticPredictor = self.predictors["panoptic"]
-        if asked.stuff is None and asked.words.classes[0].isthing is not None:
-            predictor.set_vocabulary(asked.words)
-        else:
-            stuff = "" if asked.stuff is None else asked.stuff
-            predictor.set_vocabulary(task_predictors.panoptic_words(asked.words, stuff))
-        return predictor
+    def _segments(self, task: str, asked: Asked) -> Answer:
+        predictor: ImagePredictor[Any] = self.predictors[task]
+        given = _words(predictor, asked)
+        predictor.set_absent(asked.absent)
+        (result,) = predictor.predict_batch([asked.image], given)
+        warnings = [predictor.warning_of([asked.image], given)]
+        if task == "detection" and asked.words.examples:
+            warnings.append("boxes are found by words, without examples")
+        return Answer(
+            width=asked.size[1],
+            height=asked.size[0],
+            segments=list(_segments_of(result, given, asked.size)),
+            presence=result.presence,
+            absent=list(result.absent),
+            warning=". ".join(filter(None, warnings)),
+            weights=self.weights[task],
+        )
 
 
-def _answer(
-    predictor: ImagePredictor[R], result: R, columns: Sequence[str], rows: list[list[str]]
-) -> Answer:
-    return {
-        "warning": predictor.warning_of([result.image]),
-        "overlay": jpeg_address(np.asarray(result.overlay(legend=False)), OVERLAY_SIDE),
-        "columns": columns,
-        "rows": rows[:MOST_LISTED],
-        "more": max(0, len(rows) - MOST_LISTED),
-    }
+def _words(predictor: Any, asked: Asked) -> GivenWords:
+    """The words of a question, as the predictor of a task reads them."""
+    words, further = asked.words, {}
+    if predictor.task == "semantic":
+        further = {"background": asked.background}
+    elif predictor.task == "detection":
+        words = dataclasses.replace(words, classes=tuple(words.worded), examples=())
+    given: GivenWords = predictor.read(words, **further)
+    return given
+
+
+def _segments_of(result: Prediction, given: GivenWords, size: tuple[int, int]) -> Iterator[Segment]:
+    """The regions of a prediction in an image of another size (height, width) than its own."""
+    height, width = size
+    regions, colours = result.streamed_regions(), colours_of(result.names).tolist()
+    scale = np.divide(size, result.image.shape[:2])[[1, 0, 1, 0]]
+    for index, (label, box) in enumerate(zip(regions.labels, regions.boxes_xywh() * scale)):
+        mask: RunLengths | None
+        mask, area = None, round(box[2] * box[3])
+        if regions.masks is not None:
+            pixels = regions.masks[index].astype(np.uint8)
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            mask, area = RunLengths(**mask_as_json(pixels)), int(pixels.sum())
+        yield Segment(
+            name=result.names[label],
+            score=float(regions.scores[index]),
+            box=box.tolist(),
+            area=area,
+            segmentation=mask,
+            thing=given.vocabulary.classes[label].isthing is not False,
+            seen=None if given.seen is None else bool(given.seen[label]),
+            colour=colours[label],
+        )

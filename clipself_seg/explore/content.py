@@ -169,17 +169,17 @@ class PanopticView:
         """
         predictor.model.masks.require_generator()
         self.predictor = predictor
-        self.vocabulary = predictor.require_words().vocabulary
+        self.given = predictor.require_words()
 
     def model(self) -> dict[str, object]:
         """Classes, exponents and thresholds, JSON."""
         model = self.predictor.model
-        names = tuple(self.vocabulary.first_names)
+        names = tuple(self.given.vocabulary.first_names)
         things = set(model.classes.things)
         classes = [
             {"name": name, "thing": index in things, "seen": bool(seen), "colour": colour.tolist()}
             for index, (name, seen, colour) in enumerate(
-                zip(names, self.predictor.require_words().seen, colours_of(names))
+                zip(names, self.given.seen, colours_of(names))
             )
         ]
         return {
@@ -207,7 +207,7 @@ class PanopticView:
         return {
             "rows": rows,
             "columns": columns,
-            "warning": self.predictor.warning_of([image]),
+            "warning": self.predictor.warning_of([image], self.given),
             "queries": len(masks),
             "generator": packed(generated.class_logits.float().cpu().numpy()),
             "clip": packed(clip_logits.float().cpu().numpy()),

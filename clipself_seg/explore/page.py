@@ -33,7 +33,7 @@ PARTS = (
     "explorer.js",
 )
 SCRIPTS = (*PARTS, "start.js")
-SERVER_SCRIPTS = (*PARTS, "serve.js")
+SERVER_SCRIPTS = (*PARTS, "masks.js", "serve.js")
 
 
 def write_page(

@@ -1,4 +1,4 @@
-"""HTTP server of the page, for words and images of its users: routes, limits and errors.
+"""HTTP server of the page and of the API that it asks: routes, limits and errors.
 
 Nothing that is sent becomes a path or reaches the disk. Images and words are in memory for as long as they
 are answered.
@@ -14,10 +14,13 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBearer
+from pydantic.json_schema import models_json_schema
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
@@ -26,7 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipself_seg import __version__
 from clipself_seg.errors import InputError
-from clipself_seg.explore.answers import Answers, Limits, read_request
+from clipself_seg.explore.answers import Answer, Answers, Limits, Question, read_request
 from clipself_seg.explore.page import SERVER_SCRIPTS, inlined
 from clipself_seg.pages import render
 
@@ -36,23 +39,8 @@ Images = Sequence[
 ]  # to begin with, see `content.button_of`; their "jpeg" is the image itself
 
 
-class Busy(HTTPException):
-    """The queue is full."""
-
-    def __init__(self) -> None:
-        super().__init__(503, "too many requests wait for this model: try again in a moment")
-
-
-class TooSlow(HTTPException):
-    """A request was not answered within its time."""
-
-    def __init__(self) -> None:
-        said = "the models took too long: try a smaller image or fewer words"
-        super().__init__(504, said)
-
-
 class Turns:
-    """The queue of one model."""
+    """The queue of one model: a thread of its own, which does the work in the order of coming."""
 
     def __init__(self, most_waiting: int, seconds: float) -> None:
         """
@@ -62,45 +50,29 @@ class Turns:
         """
         self.most_waiting = most_waiting
         self.seconds = seconds
-        self._lock = asyncio.Lock()  # lets in who waits longest
-        self._inside = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._inside = list[Future[Any]]()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of work that is done in a thread, in its turn.
+        """The result of work that is done in its turn.
 
         A thread cannot be stopped: work that has begun is done to its end before the next turn, whether
         somebody still waits for it or not. Work that has not begun is then left out.
 
         Raises:
-            Busy: too many wait.
-            TooSlow: it was not done in its time.
+            HTTPException: too many wait, or it was not done in its time.
         """
-        if self._inside > self.most_waiting:
-            raise Busy
-        self._inside += 1
-        wanted = asyncio.Event()
-        wanted.set()
-        task = asyncio.create_task(self._in_turn(work, wanted))
-        task.add_done_callback(self._leave)
+        self._inside = [one for one in self._inside if not one.done()]
+        if len(self._inside) > self.most_waiting:
+            raise HTTPException(503, BUSY)
+        future = self._thread.submit(work)
+        self._inside.append(future)
         try:
-            return await asyncio.wait_for(asyncio.shield(task), self.seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.seconds)
         except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-            if task.done():
+            if future.done() and not future.cancelled():
                 raise  # the work's own
-            raise TooSlow from None
-        finally:
-            wanted.clear()
-
-    async def _in_turn(self, work: Callable[[], T], wanted: asyncio.Event) -> T:
-        async with self._lock:
-            if not wanted.is_set():
-                raise TooSlow
-            return await asyncio.to_thread(work)
-
-    def _leave(self, task: asyncio.Task[T]) -> None:
-        self._inside -= 1
-        if not task.cancelled():
-            task.exception()  # seen, also where nobody waits any more
+            raise HTTPException(504, TOO_SLOW) from None
 
 
 logger = logging.getLogger(__name__)
@@ -108,27 +80,27 @@ logger = logging.getLogger(__name__)
 READ_AT_ONCE = 2  # images
 READING_SECONDS = 30  # until a request has to be there
 OPEN_SECONDS = READING_SECONDS + 5  # until a connection without one is closed
-# What each address asks, and of which model it is the turn.
-TASKS = {
-    "maps": "maps",
-    "view": "panoptic",
-    "semantic": "semantic",
-    "panoptic": "panoptic",
-    "boxes": "boxes",
-}
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'",
 }
+# At the end of every Content-Security-Policy, but for --public.
+UNFRAMED = "; frame-ancestors 'none'"
+BUSY = "too many requests wait for this model: try again in a moment"
+TOO_SLOW = "the models took too long: try a smaller image or fewer words"
 FAILED = "something went wrong here: the server's log says what"
 ENDS = "the server is stopped: ask again when it runs"
 NO_NAME = "this server is not called by that name (who runs it can add one with --allow-host)"
 NO_TOKEN = "open the whole address that the server printed when it began: its token is missing here, or wrong"
+FOREIGN = "a page of another address may not ask this server"
+ABOUT = (
+    "Finds what words say in an image. Every request but that of /health needs the token that the server printed when "
+    'it began, if there is one: "Authorization: Bearer TOKEN".'
+)
 
 
 def make_app(
@@ -140,6 +112,7 @@ def make_app(
     examples: Images = (),
     hosts: Sequence[str] = ("localhost",),
     token: str = "",
+    public: bool = False,
 ) -> FastAPI:
     """The application.
 
@@ -151,53 +124,87 @@ def make_app(
         examples: images to begin with. The first one is answered here, and shown when the page opens.
         hosts: names that the server is called by, besides IP addresses. Another one is a page of somebody else's,
             whose name leads here.
-        token: token that every address has to have as ``?token=``; "" for none.
+        token: token that every request but that of /health has to have; "" for none.
+        public: True to answer under every host name and to pages of others, which may show the page in a frame.
 
     Raises:
         InputError: the words do not fit the limits or a model.
     """
-    # No pages about the interface: they load scripts from elsewhere.
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # FastAPI's own pages about the API load scripts from elsewhere: without this address there are none.
+    app = FastAPI(title="clipself_seg", version=__version__, description=ABOUT, openapi_url=None)
     turns = {name: Turns(limits.waiting, limits.seconds) for name in ("maps", *answers.predictors)}
     page, rule = _page(answers, limits, words, stuff, examples)
     # Requests that have come whole and are not answered yet, and those whose images are decoded.
     room = asyncio.Semaphore((limits.waiting + 1) * len(turns))
     reading = asyncio.Semaphore(READ_AT_ONCE)
 
-    @app.get("/")
+    @app.get("/", include_in_schema=False)
     async def show() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": rule})
 
-    @app.post("/api/{task}")
+    running: dict[str, object] = {"status": "ok", "version": __version__, "tasks": answers.weights}
+
+    @app.get("/health", summary="Says that the server runs, and which models it has")
+    async def health() -> dict[str, object]:
+        return running
+
+    # FastAPI itself would read a body without limits, so that its content is described here.
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/Question"}}}
+
+    @app.post(
+        "/api/{task}",
+        summary="Finds the segments of an image; the task is semantic, panoptic or detection",
+        response_model=Answer,
+        responses={"4XX": {"description": 'JSON {"error": "a sentence"}'}},
+        dependencies=[Depends(HTTPBearer(auto_error=False))],
+        openapi_extra={"requestBody": {"required": True, "content": body}},
+    )
     async def answer(task: str, request: Request) -> Response:
-        if TASKS.get(task) not in turns:
-            raise HTTPException(404, "this server has no such model")
+        if task not in turns:
+            raise HTTPException(404, "this server has no such model: /health says which it has")
         media_type = request.headers.get("content-type", "").partition(";")[0]
         if media_type.strip().lower() != "application/json":
             raise HTTPException(415, "send JSON")
         body = await _body(request, limits)
         if room.locked():
-            raise Busy
+            raise HTTPException(503, BUSY)
         async with room:
             async with reading:
                 asked = await asyncio.to_thread(read_request, body, limits)
             del body
             work = functools.partial(answers.answer, task, asked)
-            said = await turns[TASKS[task]].run(work)
+            said = await turns[task].run(work)
         return _json(200, said)
 
+    _, models = models_json_schema(
+        [(Question, "validation")], ref_template="#/components/schemas/{model}"
+    )
+    api = app.openapi()
+    api["components"]["schemas"] |= models["$defs"]
+    style = inlined(())
+    docs = render("api.html", **style, api=api)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def describe() -> Response:
+        return _json(200, api)
+
+    @app.get("/docs", include_in_schema=False)
+    async def explain() -> Response:
+        return HTMLResponse(docs, headers={"Content-Security-Policy": style["rule"]})
+
     _add_errors(app)
-    app.add_middleware(Guard, hosts=hosts, token=token)
+    app.add_middleware(Guard, hosts=hosts, token=token, public=public)
     return app
 
 
 class Guard:
     """Lets in who calls the server by its name and has its token; its headers keep browsers careful."""
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str], token: str) -> None:
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], token: str, public: bool) -> None:
         self.app = app
         self.hosts = {host.lower() for host in hosts}
         self.token = token.encode()
+        self.public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or refuses it before its body is read."""
@@ -210,6 +217,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if not self.public:
+                    headers["Content-Security-Policy"] += UNFRAMED
             await send(message)
 
         try:
@@ -221,13 +230,25 @@ class Guard:
             await _problem(request, 500, FAILED)(scope, receive, careful)
 
     def _refusal(self, request: Request) -> Response | None:
-        named = re.sub(r":\d+$", "", request.headers.get("host", "").lower()).strip("[]")
-        if named not in self.hosts and not _is_address(named):
+        named = _name_in(request.headers.get("host", ""))
+        origin = request.headers.get("origin")
+        if not self.public and not (named in self.hosts or _is_address(named)):
             return _problem(request, 421, NO_NAME)
-        given = request.query_params.get("token", "").encode()
-        if self.token and not hmac.compare_digest(given, self.token):
+        # Without the port, which a server in front may change.
+        if not self.public and origin is not None and _name_in(origin) != named:
+            return _problem(request, 403, FOREIGN)
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = request.query_params.get("token", "")
+        free = not self.token or request.scope["path"] == "/health"
+        if not free and not hmac.compare_digest(given.encode(), self.token):
             return _problem(request, 401, NO_TOKEN)
         return None
+
+
+def _name_in(address: str) -> str:
+    """The host name in "http://localhost:8000" or "localhost:8000", in lower case."""
+    return re.sub(r"^\w+://|:\d+$", "", address.lower()).strip("[]")
 
 
 def _is_address(host: str) -> bool:
@@ -318,14 +339,13 @@ def _page(
 ) -> tuple[str, str]:
     """The page with the answers to the first example, and the rule (CSP) of what may run and load in it."""
     values = inlined(SERVER_SCRIPTS)
-    rule = f"{values.pop('rule')}; connect-src 'self'; frame-ancestors 'none'"
-    tasks = [task for task, model in TASKS.items() if model in ("maps", *answers.predictors)]
+    rule = f"{values.pop('rule')}; connect-src 'self'"
     first = {}
     if examples:
         image = examples[0]["jpeg"].partition(",")[2]
-        body = json.dumps({"image": image, "words": words, "stuff": stuff}).encode()
+        body = Question(image=image, words=words, stuff=stuff).model_dump_json().encode()
         asked = read_request(body, limits)
-        first = {task: answers.answer(task, asked) for task in tasks}
+        first = {task: answers.answer(task, asked) for task in ("maps", *answers.predictors)}
     page = render(
         "serve.html",
         **values,

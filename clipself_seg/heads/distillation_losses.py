@@ -2,8 +2,8 @@
 
 All are computed in float32 at least, whatever the type of the inputs; those of regions are one value a region, of
 which `region_mean` is the mean. Correlations pull pairwise similarities of an image's tokens towards those of a frozen
-teacher; which of their formulas were read at their source, and which in notes on a paper: docs/distillation.md,
-"Objectives beside crops". Logits of nouns are cosines times a temperature (CLIPSelf, Table 7; RegionCLIP,
+teacher; which of their formulas were read at their source, and which in notes on a paper: docs/objectives.md.
+Logits of nouns are cosines times a temperature (CLIPSelf, Table 7; RegionCLIP,
 arXiv 2112.09106).
 
 Shapes: B images (of a process, with as many captions), R regions of all images in image order, N tokens of an image, L

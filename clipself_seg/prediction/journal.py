@@ -21,7 +21,7 @@ from clipself_seg.schema import ANYTHING, OBJECT, TEXT, WHOLE, Schema, check
 
 FILE_NAME = ".predict.jsonl"
 LINE: Schema = {"name": TEXT, "input": ANYTHING, "files": [TEXT], "sizes": [WHOLE], "entry": OBJECT}
-ADVICE = "give another --output, or leave out --skip-existing to begin anew"
+ADVICE = "give another --output, or leave out --skip-existing to begin anew (with --ray, empty the folder)"
 
 Json = dict[str, object]
 InputState = dict[str, str | int]

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.needs import fetch_needed
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
+from clipself_seg.choice import CLIP_KEY, ModelChoice, find_model
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses
 from clipself_seg.errors import InputError
@@ -77,14 +77,14 @@ def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
     if choice.weights is not None:
         typed += [key, choice.weights]
     cfg = fetch_addresses(load_config(choice.config_file, typed))
-    weights = cfg.MODEL.CLIP.WEIGHTS if key == OF_CLIP else cfg.MODEL.WEIGHTS
+    weights = cfg.MODEL.CLIP.WEIGHTS if key == CLIP_KEY else cfg.MODEL.WEIGHTS
     if weights == "random":
         logger.warning("the weights are random: what is predicted means nothing")
         cfg = cfg.clone()
         cfg.defrost()
         cfg.merge_from_list([key, ""])
     elif not weights and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
-        trained = "clip_final.safetensors" if key == OF_CLIP else "model_final.pth"
+        trained = "clip_final.safetensors" if key == CLIP_KEY else "model_final.pth"
         names = official(key, choice.config_file) or "(none is known for it)"
         raise InputError(
             f"{choice.config_file} names no {key}: give a trained checkpoint, such as the {trained} of a run, or an "

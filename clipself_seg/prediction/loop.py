@@ -34,7 +34,7 @@ R = TypeVar("R")  # prediction of an image
 VideoWriter = Callable[..., Written]
 
 # Where results of any task are written, below the output folder.
-FOLDERS = ("labels", "overlays", "panoptic")
+FOLDERS = ("labels", "overlays", "panoptic", "tracks")
 
 
 class Index(NamedTuple):

@@ -388,11 +388,11 @@ class ImagePredictor(abc.ABC, Generic[R]):
         pairs = zip(given.category_ids, given.names)
         return [{"id": number, "name": name} for number, name in pairs]
 
-    def warning_of(self, images: Sequence[np.ndarray]) -> str:
-        """A sentence if the model does not know the words that are set or images (H, W, 3) like these, else empty."""
+    def warning_of(self, images: Sequence[np.ndarray], given: GivenWords) -> str:
+        """A sentence if the model does not know these words or images (H, W, 3) like these, else empty."""
         if self.world_check is None:
             return ""
-        return (self.given and self.given.warning) or self.world_check.of_images(images)
+        return given.warning or self.world_check.of_images(images)
 
 
 def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:

@@ -4,7 +4,7 @@ The score of a word is the cosine of its text with the mean of 3 x 3 neighbourin
 is compared with what other words score there, those of `WORDS`, few of which are in any one image: a presence of 1.5
 is 1.5 standard deviations above their mean. So it has one meaning for every CLIP and image, and does not depend on the
 other words that are asked for, as a softmax over them would. Embeddings of whole images tell less where things are
-small (docs/predict.md has figures).
+small (docs/tables/absent_words.md has figures).
 
 Shapes: K classes, E embedding, h x w cells.
 """

@@ -11,6 +11,7 @@ nothing outside of it is read: `read_folder_config` says which keys it may have,
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import logging
 import os
@@ -26,11 +27,11 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
-from clipself_seg.checkpoints.download import NotFetched, file_sha256
+from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import OPEN_LICENCES, SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.choice import CONFIG, OF_FOLDERS, is_repository
+from clipself_seg.choice import CONFIG, PRETRAINED_FILES, is_repository
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.declare import KEYS, Key
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="ImagePredictor[Any]")
 logger = logging.getLogger(__name__)
 
-MODEL, CLIP = OF_FOLDERS
+PAPER = "https://arxiv.org/abs/2310.01403"
+ON_HUB = "https://huggingface.co/"
+MODEL, CLIP = PRETRAINED_FILES
 # Key -> the only file of the folder that it may name.
 FILE_KEYS = {key.name: key.folder for key in KEYS.values() if isinstance(key.folder, str)}
 BRANCH_CLIP = FILE_KEYS["MODEL.CLIP_BRANCH.WEIGHTS"]
@@ -74,6 +77,7 @@ def save(
     *,
     overwrite: bool = False,
     license: str | None = None,
+    name: str = "",
 ) -> None:
     """Writes a folder that `clipself_seg.load` reads, whole or not at all, and reads it back to compare.
 
@@ -83,6 +87,7 @@ def save(
         overwrite: replace a folder that an earlier call wrote.
         license: licence of the weights for the model card, such as "apache-2.0"; None for the
             one that all weights that these were made of share, otherwise "other".
+        name: what the model card loads, such as "org/name" of the hub; empty for the name of the folder.
 
     Raises:
         InputError: the folder has files, the predictor was made of parts, or its weights are not for
@@ -95,7 +100,7 @@ def save(
         _write_parts(predictor, cfg, made)
         again = from_folder(type(predictor), made, ["MODEL.DEVICE", cfg.MODEL.DEVICE])
         _require_equal(predictor, again)
-        write_text(made / CARD, card(predictor, cfg, made, license))
+        write_text(made / CARD, card(predictor, cfg, license, name or target.name))
     logger.info("%s written, and read back: equal", target)
 
 
@@ -131,7 +136,7 @@ def push(
     api = HfApi(endpoint=endpoint(), token=token)
     with tempfile.TemporaryDirectory() as around:
         folder = Path(around) / "folder"
-        predictor.save_pretrained(folder, license=license)
+        predictor.save_pretrained(folder, license=license, name=name)
         try:
             api.create_repo(name, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=name, folder_path=folder, **upload)
@@ -344,9 +349,8 @@ def _may_say(key: str) -> bool:
 
 def _problems_of_value(key: str, value: object, default: object) -> Iterator[str]:
     """Values that may be a path or an address, and numbers that no model has; a default may be any number."""
-    if isinstance(value, str) and not isinstance(
-        default, str
-    ):  # Detectron2 would read it as Python
+    # Detectron2 would read it as Python.
+    if isinstance(value, str) and not isinstance(default, str):
         yield f"{key} is the text {shown(value)}: write a list or a number"
     least, most = KEYS.get(key, Key(key, None)).bounds
     for item in _items(value):
@@ -377,52 +381,51 @@ def _tree(values: Mapping[str, object]) -> dict[str, Any]:
     return tree
 
 
-def card(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path, license: str | None) -> str:
+def project_address() -> str:
+    """The address of the project, as its installation has it out of setup.cfg; not installed, that of the paper."""
+    try:
+        stated = importlib.metadata.metadata("clipself_seg").get_all("Project-URL", [])
+    except importlib.metadata.PackageNotFoundError:
+        stated = []
+    return next((url.split(", ")[1] for url in stated if url.startswith("Source")), PAPER)
+
+
+def card(predictor: ImagePredictor[Any], cfg: CfgNode, license: str | None, name: str) -> str:
     """The card of a predictor, whose folder has all other files and was compared.
 
     Args:
         predictor: predictor that is saved.
         cfg: its configuration.
-        folder: folder of its files.
         license: licence of the weights, of which its owner decides; None for that of their origins.
+        name: what `clipself_seg.load` takes.
     """
     made_of = origins(cfg)
     license = license or _common_licence([licence for _, licence, _ in made_of])
+    kind = "object-detection" if predictor.task == "detection" else "image-segmentation"
     header = {
         "library_name": "clipself_seg",
         "license": license,
-        "pipeline_tag": (
-            "object-detection" if predictor.task == "detection" else "image-segmentation"
-        ),
+        "pipeline_tag": kind,
         "tags": ["clipself_seg", "open-vocabulary", "clip", cfg.MODEL.META_ARCHITECTURE.lower()],
+        "base_model": _base_models(cfg),
+        "datasets": list(cfg.DATASETS.TRAIN),
     }
     model = predictor.model
-    weights = model.weights_hash()
-    compared = f"the weights have the same hash, `{weights}`"
-    vocabulary = "it was saved without one"
-    if predictor.vocabulary is not None:
-        vocabulary = f"it was saved with {len(predictor.vocabulary)} classes"
-        compared += ", and an image of noise (128 x 192) gave the same result, bit for bit"
-    title = f"{cfg.MODEL.META_ARCHITECTURE} on {model.clip.name}"
-    record = provenance(weights_hash=weights)
+    record = provenance(weights_hash=model.weights_hash())
     made = ", ".join(
         f"{key} {record[key]}" for key in ("version", "commit", "python", "torch", "date")
     )
     template = (TEMPLATES / "model_card.md.txt").read_text("utf-8")
     return template.format(
-        header=yaml.safe_dump(header, sort_keys=True),
-        title=title,
-        underline="=" * len(title),
+        header=yaml.safe_dump({key: value for key, value in header.items() if value}),
+        address=project_address(),
+        name=json.dumps(name),
+        title=f"{cfg.MODEL.META_ARCHITECTURE} on {model.clip.name}",
         what=type(model).purpose,
         clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
-        vocabulary=vocabulary,
         origins="\n".join(f"| {' | '.join(row)} |" for row in made_of),
         license=license,
-        files="\n".join(
-            f"| `{path.name}` | {path.stat().st_size} | `{file_sha256(path)}` |"
-            for path in sorted(folder.glob("*.safetensors"))
-        ),
-        compared=compared,
+        weights=record["weights_hash"],
         made=f"Written by clipself_seg, {made}",
     )
 
@@ -431,6 +434,15 @@ def _common_licence(licences: Sequence[str]) -> str:
     """The hub's name of the licence of all, or "other"."""
     names = {OPEN_LICENCES.get(licence, "other") for licence in licences}
     return names.pop() if len(names) == 1 else "other"
+
+
+def _base_models(cfg: CfgNode) -> list[str]:
+    """Repositories of the hub from which the weights are that the configuration names."""
+    values = dict(leaves(cfg))
+    entries = [entry_of(values[key], cfg.MODEL.CLIP.NAME) for key in WEIGHTS if values[key]]
+    addresses = [address for entry in entries if entry for address in entry.addresses]
+    paths = [address.removeprefix(ON_HUB) for address in addresses if address.startswith(ON_HUB)]
+    return sorted({"/".join(path.split("/")[:2]) for path in paths})
 
 
 def origins(cfg: CfgNode) -> list[tuple[str, str, str]]:

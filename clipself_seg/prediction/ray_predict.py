@@ -9,7 +9,8 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Generic, TypeVar
 
@@ -19,22 +20,21 @@ from clipself_seg.checkpoints.download import is_address
 from clipself_seg.data.images import ENDINGS, decode_image, read_image
 from clipself_seg.data.masks import mask_as_json
 from clipself_seg.errors import GOES_ON, InputError, in_short, known, of_extra
-from clipself_seg.files import alone_in, read_json, read_text, write_json
+from clipself_seg.files import alone_in
 from clipself_seg.imports import typed_environment
 from clipself_seg.prediction.files import ImageFile
-from clipself_seg.prediction.journal import Json, require_same
+from clipself_seg.prediction.journal import Journal, Json
 from clipself_seg.prediction.loop import FilePredictor, predict_each, reason_of
 from clipself_seg.prediction.results import Prediction
-from clipself_seg.schema import OBJECT, check
 
 R = TypeVar("R", bound=Prediction)
 Row = dict[str, Any]  # of a table
 # Device -> a model with its vocabulary on it, and the settings that results depend on (JSON).
 Make = Callable[[str], tuple[FilePredictor[R], Json]]
-# By its underscore not read by those that read the folder as one table.
-SETTINGS_FILE = "_settings.json"
 BLOCK = 64  # images of a file
-TABLE, SHARD = ".parquet", ".tar"
+# Kinds of inputs; the first three are endings of files that are read here, not opened as images.
+READ = LIST, TABLE, SHARD = ".txt", ".parquet", ".tar"
+IMAGE, FOLDER = "image", "folder"
 logger = logging.getLogger(__name__)
 
 optional = functools.partial(of_extra, user="--ray", extra="ray")
@@ -53,57 +53,52 @@ def read_images(inputs: Sequence[str], column: str | None = None) -> Any:
         column: name of that column; None if there is only one.
 
     Raises:
-        InputError: a Parquet file cannot be opened, or has no such column.
+        InputError: a Parquet file has no such column.
+        OSError: a file cannot be opened.
     """
-    listed = list[str]()
-    groups = dict[tuple[str, str], list[str]]()
-    for path in inputs:
+    groups = defaultdict[tuple[str, str], list[str]](list)
+    for path in dict.fromkeys(inputs):
         path = path if is_address(path) else os.path.abspath(path)
-        folder, ending = os.path.dirname(path), os.path.splitext(path)[1].lower()
-        if ending == ".txt":
-            lines = read_text(path, "list of images").split("\n")
-            listed += [_beside(folder, line.strip()) for line in lines if line.strip()]
-        elif ending in (TABLE, SHARD):
-            groups.setdefault((ending, folder), []).append(path)
-        elif ending in ENDINGS or os.path.isfile(path):
-            listed.append(path)
+        ending = os.path.splitext(path)[1].lower()
+        if ending in ENDINGS or (ending not in READ and os.path.isfile(path)):
+            groups[IMAGE, ""].append(path)
+        elif ending in READ:
+            groups[ending, os.path.dirname(path)].append(path)
         else:
-            groups["", path] = [path]
-    rows = [{"image": image, "content": b""} for image in dict.fromkeys(listed)]
-    parts = [_read(ending, folder, paths, column) for (ending, folder), paths in groups.items()]
-    return optional("ray.data").from_items(rows).union(*parts)
+            groups[FOLDER, path].append(path)
+    first, *others = [_read(*group, paths, column) for group, paths in groups.items()]
+    return first.union(*others) if others else first
 
 
-def _beside(folder: str, path: str) -> str:
-    return path if is_address(path) else os.path.join(folder, path)
-
-
-def _read(ending: str, folder: str, paths: list[str], column: str | None) -> Any:
-    """Rows of the Parquet files or shards of one folder, or of the images below it."""
+def _read(kind: str, folder: str, paths: list[str], column: str | None) -> Any:
+    """Rows of the files of a kind in a folder, or of the images below it."""
     data, fsspec = optional("ray.data"), optional("fsspec")
+    if kind == IMAGE:
+        return data.from_items([{"image": path, "content": b""} for path in paths])
     # Ray finds these alone.
     own = not is_address(folder) or folder.startswith(("s3://", "gs://"))
-    filesystem = None if own else fsspec.core.url_to_fs(folder)[0]
-    if ending == TABLE:
+    where = {"filesystem": None if own else fsspec.core.url_to_fs(folder)[0]}
+    if kind == LIST:
+        return data.read_text(paths, **where).map(lambda row: _named(row["text"].strip(), folder))
+    if kind == TABLE:
         with fsspec.open(paths[0]) as file:
             names = optional("pyarrow.parquet").read_schema(file).names
         given = names[0] if column is None and len(names) == 1 else column
         chosen = known(given, names, "column", origin=paths[0], hint=": --column NAME")
-        rows = data.read_parquet(paths, filesystem=filesystem).select_columns([chosen])
-        return rows.map(lambda row: _of_table(row[chosen] or "", folder))
-    if ending == SHARD:
-        return data.read_webdataset(paths, filesystem=filesystem, decoder=None).map(_of_shard)
-    endings = [known_ending[1:] for known_ending in ENDINGS]
-    files = data.read_binary_files(
-        paths, filesystem=filesystem, include_paths=True, file_extensions=endings
-    )
+        rows = data.read_parquet(paths, columns=[chosen], **where)
+        return rows.map(lambda row: _named(row[chosen] or "", folder))
+    if kind == SHARD:
+        return data.read_webdataset(paths, decoder=None, **where).map(_of_shard)
+    endings = [ending[1:] for ending in ENDINGS]
+    files = data.read_binary_files(paths, include_paths=True, file_extensions=endings, **where)
     return files.rename_columns({"path": "image", "bytes": "content"})
 
 
-def _of_table(value: str | bytes, folder: str) -> Row:
+def _named(value: str | bytes, folder: str) -> Row:
+    """The row of a path in a list or table, or of an image in a table."""
     if isinstance(value, bytes):
         return {"image": f"sha256:{hashlib.sha256(value).hexdigest()[:32]}", "content": value}
-    return {"image": _beside(folder, value), "content": b""}
+    return {"image": value if is_address(value) else os.path.join(folder, value), "content": b""}
 
 
 def _of_shard(row: Row) -> Row:
@@ -225,7 +220,9 @@ def predict_over_ray(
     folder = Path(output).absolute()
     results, settings = make("cpu")
     with alone_in(folder):
-        require_settings(folder, settings, results.provenance)
+        journal = Journal(folder, settings, resume=True)
+        journal.open(results.provenance)
+        journal.close()
         del results  # the workers have models of their own
         done = set(column_of(folder, "image"))
         logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -261,17 +258,6 @@ def predict_over_ray(
     if not errors:
         raise InputError(f"no images in {', '.join(inputs)}")
     return sum(error is not None for error in errors), len(errors)
-
-
-def require_settings(folder: Path, settings: Json, provenance: Mapping[str, object]) -> None:
-    """Notes the settings, or compares them with those that are there."""
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        write_json(path, {"settings": settings, "provenance": dict(provenance)})
-        return
-    content = read_json(path, "settings")
-    check(content, {"settings": OBJECT}, path, "give another --output")
-    require_same(folder, content["settings"], settings, "give another --output")
 
 
 def column_of(folder: Path, name: str) -> list[Any]:

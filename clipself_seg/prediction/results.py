@@ -19,7 +19,7 @@ from PIL import Image
 
 from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.mappers.detection import mask_boxes
-from clipself_seg.data.masks import encode_masks
+from clipself_seg.data.masks import EncodedMasks, encode_masks
 from clipself_seg.errors import of_extra
 from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
 from clipself_seg.visualization.colours import (
@@ -109,7 +109,8 @@ class Prediction(abc.ABC):
         """The regions in the form that all predictions have in common."""
         regions = self.streamed_regions()
         masks = regions.masks
-        return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
+        streamed = isinstance(masks, MapMasks | EncodedMasks)
+        return regions._replace(masks=masks.all()) if streamed else regions
 
     def to_coco(self, image_id: int = 0) -> Any:
         """Entries of COCO's results format, one a region: "category_id", "bbox" (x, y, width, height in pixels),
@@ -414,14 +415,14 @@ class Detections(Prediction):
         scores: (n,) float32 in [0, 1]; those of seen and of unseen classes are fused with exponents of
             their own.
         labels: (n,) int64, positions in the vocabulary.
-        masks: (n, H, W) bool, or None for a model without masks.
+        masks: (n, H, W) bool, of large images `EncodedMasks`; None for a model without masks.
         seen: (K,) bool, which of the classes training has shown.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray | None = None
+    masks: np.ndarray | EncodedMasks | None = None
     _: dataclasses.KW_ONLY
     seen: np.ndarray
 

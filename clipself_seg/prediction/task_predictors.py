@@ -21,6 +21,7 @@ from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
+from clipself_seg.data.masks import mask_arrays
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
@@ -289,7 +290,8 @@ class PanopticPredictor(ImagePredictor[results.PanopticSegmentation]):
                 is a model that finds them.
 
         Raises:
-            InputError: as there. Masks that do not fit, are missing, or are given to a model that generates its own.
+            InputError: as there. Masks that do not fit, are missing, or are given to a model that generates its own;
+                stuff, where boxes of segments are asked for.
         """
         if masks is not None and self.model.masks.generates:
             raise InputError(
@@ -298,6 +300,8 @@ class PanopticPredictor(ImagePredictor[results.PanopticSegmentation]):
             )
         if masks is not None and not isinstance(image, list | tuple):
             masks = [masks]
+        if stuff is not None and self.task != "panoptic":
+            raise InputError("stuff is given, and boxes are found of all words: leave it out")
         if words is not None or stuff is not None:
             words = panoptic_words(
                 self.require_words().vocabulary if words is None else words, stuff
@@ -508,7 +512,7 @@ class DetectionPredictor(ImagePredictor[results.Detections]):
             boxes=boxes,
             scores=scores,
             labels=instances.pred_classes.numpy(),
-            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+            masks=mask_arrays(instances.pred_masks) if instances.has("pred_masks") else None,
             seen=given.seen,
             **common,
         )

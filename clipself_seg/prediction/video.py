@@ -148,28 +148,40 @@ def predict_video(
         if "overlays" in save:
             files.append(f"overlays/{source.name}.mp4")
             path = results.folder / files[0]
-            add = opened.enter_context(_written_frames(path, video.rate / every))
-        total = -(-video.stated // every) or None
-        bar = opened.enter_context(tqdm(desc=source.path.name, unit="frame", total=total))
-        frames = video.frames(every)
-        while batch := list(itertools.islice(frames, batch_size)):
-            outputs = results.predict([image for _, image in batch])
-            for (number, _), result in zip(batch, outputs, strict=True):
-                if "overlays" in save:
-                    add(np.asarray(result.overlay(legend=False, enlarge=False)))
-                if "labels" in save:
-                    image = label_image(result.labels, result.names)
-                    save_png(image, labels / f"{number:06d}.png")
-            count += len(batch)
-            bar.update(len(batch))
-        if not count:
-            video.require_whole()
+            add = opened.enter_context(written_frames(path, video.rate / every))
+        for number, result in predicted_frames(results, video, every, batch_size):
+            count += 1
+            if "overlays" in save:
+                add(np.asarray(result.overlay(legend=False, enlarge=False)))
+            if "labels" in save:
+                image = label_image(result.labels, result.names)
+                save_png(image, labels / f"{number:06d}.png")
     video.require_whole()
     return Written(files, {"frames": count, "every": every, "rate": video.rate})
 
 
+def predicted_frames(
+    results: FilePredictor[Any], video: Video, every: int, batch_size: int
+) -> Iterator[tuple[int, Any]]:
+    """Every frame with a number from 0 that `every` divides: the number and the prediction.
+
+    Raises:
+        InputError: there is none, or one cannot be read.
+    """
+    frames, count = video.frames(every), 0
+    total = -(-video.stated // every) or None
+    with tqdm(desc=video.path.name, unit="frame", total=total) as bar:
+        while batch := list(itertools.islice(frames, batch_size)):
+            numbers, images = zip(*batch)
+            yield from zip(numbers, results.predict(images), strict=True)
+            bar.update(len(batch))
+            count += len(batch)
+    if not count:
+        video.require_whole()
+
+
 @contextlib.contextmanager
-def _written_frames(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+def written_frames(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Yields what adds a frame (H, W, 3) uint8 RGB to an MP4, which is there when it is whole."""
     with atomic_path(path) as temporary:
         part = temporary.with_name("part.mp4")  # OpenCV takes the container from the ending

@@ -18,18 +18,11 @@ from PIL import Image
 
 from clipself_seg.data.masks import mask_as_json
 from clipself_seg.files import write_json
+from clipself_seg.prediction import results
 from clipself_seg.prediction.files import ImageFile, image_ids
 from clipself_seg.prediction.journal import Entry, Json, Written
 from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.results import (
-    Detections,
-    PanopticSegmentation,
-    Prediction,
-    Regions,
-    Segmentation,
-    label_image,
-)
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.sheets import save_png
 
@@ -104,15 +97,15 @@ class ResultFiles:
             return self.predictor.predict_files(images, [source.name for source in sources])
         return self.predictor.predict_batch(images)
 
-    def write(self, source: ImageFile, result: Prediction) -> Written:
+    def write(self, source: ImageFile, result: results.Prediction) -> Written:
         """Writes what was asked for of an image."""
         entry: Entry = {"size": list(result.image.shape[:2])}
         drawn = dict[str, Image.Image]()
         if "overlays" in self.save:
             drawn["overlays"] = result.overlay()
-        if isinstance(result, Segmentation):
+        if isinstance(result, results.Segmentation):
             entry["fractions"] = result.fractions()
-        elif isinstance(result, PanopticSegmentation):
+        elif isinstance(result, results.PanopticSegmentation):
             annotation, painted = result.to_coco(0, f"{source.name}.png")
             entry["annotations"] = [annotation]
             if result.given is not None:
@@ -120,11 +113,11 @@ class ResultFiles:
                 entry["masks"] = {"given": len(result.given.scores), "lost": lost}
             if "panoptic" in self.save:
                 drawn["panoptic"] = Image.fromarray(painted)
-        elif isinstance(result, Detections):
+        elif isinstance(result, results.Detections):
             entry["annotations"] = _detections(result)
         if "labels" in self.save:
             labels: Any = result.labels  # type: ignore[attr-defined]
-            drawn["labels"] = label_image(labels, result.names)
+            drawn["labels"] = results.label_image(labels, result.names)
         files = []
         for kind, image in drawn.items():
             files.append(f"{kind}/{source.name}.png")
@@ -136,13 +129,13 @@ class ResultFiles:
             regions = result.streamed_regions()
             if (
                 "overlaps" in self.save
-                and isinstance(result, PanopticSegmentation)
+                and isinstance(result, results.PanopticSegmentation)
                 and result.given
             ):
                 # Read again: results that keep the masks of many images would fill memory.
                 given = self.predictor.mapper.masks.read(source.name, result.image.shape[:2])
                 regions = result.given.regions(given.masks)
-            by_label = isinstance(result, Segmentation)
+            by_label = isinstance(result, results.Segmentation)
             entry["regions"] = list(coco_annotations(regions, self.categories, by_label))
         return Written(files, entry)
 
@@ -210,12 +203,12 @@ def _looked(entry: Entry) -> Json:
     return {key: entry[key] for key in ("presence", "absent", "masks") if key in entry}
 
 
-def _detections(result: Detections) -> list[Json]:
+def _detections(result: results.Detections) -> list[Json]:
     """COCO's annotations of detections, with scores."""
     if result.masks is None:
         areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
     else:
-        areas = result.masks.sum(axis=(1, 2), dtype=np.float64)
+        areas = np.array([mask.sum(dtype=np.float64) for mask in result.masks])
     return [
         {"area": area, "iscrowd": 0} | entry
         for entry, area in zip(result.to_coco(), areas.tolist(), strict=True)
@@ -223,7 +216,7 @@ def _detections(result: Detections) -> list[Json]:
 
 
 def coco_annotations(
-    regions: Regions, categories: Sequence[Json], by_label: bool
+    regions: results.Regions, categories: Sequence[Json], by_label: bool
 ) -> Iterator[Json]:
     """COCO's annotations of regions, with run-length encodings, in the order of their labels or as they are."""
     order = np.argsort(regions.labels) if by_label else np.arange(len(regions.labels))

@@ -253,9 +253,10 @@ def box_overlay(
     scores: np.ndarray | None,
     names: Sequence[str],
     seen: np.ndarray,
-    masks: np.ndarray | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
     legend: bool = True,
     enlarge: bool = True,
+    colours: np.ndarray | None = None,
 ) -> Image.Image:
     """Image with boxes, each with its name and score, above a legend that counts seen and unseen ones.
 
@@ -271,10 +272,12 @@ def box_overlay(
         masks: (n, H, W) bool, which are tinted; None for boxes alone.
         legend: draw the legend.
         enlarge: enlarge a small image by a whole number.
+        colours: (n, 3) uint8 in place of blue and red.
     """
     labels = np.full(image.shape[:2], -1, np.int32)
-    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
-        labels[mask] = number
+    given = [] if masks is None else masks
+    for number in reversed(range(len(given))):
+        labels[given[number]] = number
     height, width = image.shape[:2]
     image, labels = readable(image, labels, small=SMALL if enlarge else 0)
     scale = image.shape[1] / width, image.shape[0] / height
@@ -282,7 +285,8 @@ def box_overlay(
     titles = [name if known else name + MARK for name, known in zip(names, seen)]
     if scores is not None:
         titles = [f"{title} {score:.2f}" for title, score in zip(titles, scores)]
-    colours = np.where(seen[:, None], SEEN, UNSEEN).astype(np.uint8)
+    if colours is None:
+        colours = np.where(seen[:, None], SEEN, UNSEEN).astype(np.uint8)
     drawn = NameVisualizer(tinted(image, labels, colours, OPACITY))
     titled = drawn.write_names(labels, titles, colours)
     drawn.write_boxes(boxes, titles, colours, ~seen, titled)

@@ -59,14 +59,14 @@ def painted(code, height, width):
     return pixels.reshape(height, width, 4)[..., 3] > 127
 
 
-def region(entry, image, names):
-    """An annotation in COCO's format as a part of a prediction."""
+def region(entry, image, name, brush="mask", box="box", to_name="image"):
+    """An annotation in COCO's format as a part of a prediction, for the controls of a labelling interface."""
     width, height = image["width"], image["height"]
     if "segmentation" in entry:
-        kind, control = "brushlabels", "mask"
+        kind, control = "brushlabels", brush
         value = {"format": "rle", "rle": stroke(coco_mask.decode(entry["segmentation"]))}
     else:
-        kind, control = "rectanglelabels", "box"
+        kind, control = "rectanglelabels", box
         scales = {"x": width, "y": height, "width": width, "height": height}
         percent = [100 * number / side for number, side in zip(entry["bbox"], scales.values())]
         value = dict(zip(scales, percent))
@@ -74,10 +74,10 @@ def region(entry, image, names):
     return score | {
         "type": kind,
         "from_name": control,
-        "to_name": "image",
+        "to_name": to_name,
         "original_width": width,
         "original_height": height,
-        "value": value | {kind: [names[entry["category_id"]]]},
+        "value": value | {kind: [name]},
     }
 
 
@@ -89,7 +89,8 @@ def to_tasks(source, target, folder):
     results = {image["id"]: [] for image in coco["images"]}
     sizes = {image["id"]: image for image in coco["images"]}
     for entry in coco["annotations"]:
-        results[entry["image_id"]].append(region(entry, sizes[entry["image_id"]], names))
+        part = region(entry, sizes[entry["image_id"]], names[entry["category_id"]])
+        results[entry["image_id"]].append(part)
     tasks = [
         {
             "data": {"image": f"{LOCAL}{posixpath.join(folder, image['file_name'])}"},

@@ -85,7 +85,7 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(folder):
     said = str(caught.value)
     address = "https://huggingface.co/spaces/hamacojr/CAT-Seg-weights/resolve/main/model_base.pth"
     assert (
-        f": fetch them from {address} and save them as {folder}/model_base.pth (819132441 bytes), or set"
+        f": fetch it from {address} and save it as {folder}/model_base.pth (819132441 bytes), or set"
         in said
     )
     assert "Connection refused" in said and len(said.splitlines()) == said.count("fetch ") == 1
@@ -96,7 +96,7 @@ def test_an_address_that_fails_is_said_once_in_a_short_sentence(folder):
         fetch(entry(f"{NOWHERE}/one.pt"))
     said = str(caught.value)
     assert said.count(NOWHERE) == 1 and len(said.split()) < 40
-    assert f": fetch them from there and save them as {folder}/one.pt (700 bytes), or set" in said
+    assert f": fetch it from there and save it as {folder}/one.pt (700 bytes), or set" in said
 
 
 def test_what_only_a_browser_gets_is_said_to_be_so(folder):
@@ -131,7 +131,7 @@ def test_a_mirror_stands_in_for_all_addresses(tmp_path, monkeypatch):
         monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", f"{server.address}/")
         assert fetch(entry(f"{NOWHERE}/one.pt")) == tmp_path / "clipself_seg" / "one.pt"
         assert fetch(entry(pages=("https://page",))) == weights_folder() / "one.pt"
-        said = f"{server.address}/two.pt cannot .*status 404.*: fetch them from {NOWHERE}/two.pt"
+        said = f"{server.address}/two.pt cannot .*status 404.*: fetch it from {NOWHERE}/two.pt"
         with pytest.raises(InputError, match=said):
             fetch(entry(f"{NOWHERE}/two.pt", file="two.pt"))
     assert [path for path, _ in server.asked] == ["/one.pt", "/two.pt"]
@@ -165,7 +165,9 @@ def test_an_address_has_a_folder_of_its_own(folder):
     ],
 )
 def test_no_address_leads_out_of_its_folder(address, name, folder, monkeypatch):
-    monkeypatch.setattr(module, "download", lambda _, path: path.parent.mkdir(parents=True))
+    monkeypatch.setattr(
+        module.download, "download", lambda _, path: path.parent.mkdir(parents=True)
+    )
     path = locate(NOWHERE + address)
     assert path.name == name and path.parent.parent == folder / "addresses"
 
@@ -193,7 +195,7 @@ def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsy
     path = locate("catseg-base")
     assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
     assert (
-        "fetching catseg-base (size unknown) from https://huggingface.co/spaces/"
+        "fetching catseg-base (size not published) from https://huggingface.co/spaces/"
         in capsys.readouterr().err
     )
     assert locate("catseg-base") == path and present_file(zoo()["catseg-base"]) == path
@@ -336,6 +338,15 @@ def test_a_file_is_known_by_its_place_or_its_hash(folder, tmp_path_factory, monk
     assert published_as(copy, "ViT-L-14") is None
     (folder / "one.pt").symlink_to(copy)
     assert published_as(copy, "ViT-L-14") is one
+
+
+def test_a_file_of_quite_another_size_than_the_published_one_is_not_hashed(folder, monkeypatch):
+    one = entry(model="ViT-L-14", size=None, megabytes=1710)
+    monkeypatch.setattr(module, "zoo", lambda: {"one": one})
+    monkeypatch.setattr(module.download, "file_sha256", lambda path: pytest.fail("hashed"))
+    (folder / "other.pt").write_bytes(DATA)
+    assert published_as(folder / "other.pt", "ViT-L-14") is None
+    assert one.may_have(1_709_812_345) and not one.may_have(855_000_000)
 
 
 def test_a_revision_and_a_file_may_be_named(hub):
@@ -489,9 +500,9 @@ def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own(answ
     assert any(entry.licence in licences for entry in ENTRIES)
 
 
-def test_a_size_is_exact_about_or_unknown():
+def test_a_size_is_exact_about_or_not_published():
     sizes = [entry(), entry(size=None, megabytes=1410), entry(size=None)]
-    assert [one.how_large for one in sizes] == ["0 MB", "about 1,410 MB", "unknown"]
+    assert [one.how_large for one in sizes] == ["0 MB", "about 1,410 MB", "not published"]
 
 
 def test_entries_of_one_set_of_weights_know_each_other():

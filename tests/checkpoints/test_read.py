@@ -132,7 +132,7 @@ def test_a_torchscript_archive_is_refused_with_the_name_of_the_same_weights(tmp_
     with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Bomb(), protocol=2))
         archive.writestr("archive/constants.pkl", pickle.dumps(()))
-    said = "ViT-B-16.pt is a TorchScript archive, .* tag openai or by a name .* openai-vitb16; of others save"
+    said = "ViT-B-16.pt is a TorchScript archive, .* give the name .* such as openai-vitb16 .*; of others save"
     with pytest.raises(InputError, match=said):
         read_checkpoint(tmp_path / "ViT-B-16.pt")
     assert "openai-vitb16" in zoo()

@@ -120,7 +120,7 @@ def test_a_tag_offline_is_said_at_once_with_what_to_fetch(tmp_path, monkeypatch)
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for tag in ("laion2b_s34b_b88k", "ViT-B-16:laion2b_s34b_b88k"):
-        with pytest.raises(InputError, match="fetch them from .*/ViT-B-16-laion2b_s34b_b88k"):
+        with pytest.raises(InputError, match="fetch it from .*/ViT-B-16-laion2b_s34b_b88k"):
             load_clip("ViT-B-16", tag)
     with pytest.raises(InputError, match="are of ViT-B-16, not ViT-B-32"):
         load_clip("ViT-B-32", "ViT-B-16:laion2b_s34b_b88k")

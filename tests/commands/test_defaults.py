@@ -83,7 +83,7 @@ def test_offline_half_a_second_says_what_would_be_fetched_and_where_to_put_it(
 
 def test_packages_are_looked_for_before_anything_is_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(needs, "fetch", lambda entry: pytest.fail("fetched"))
+    monkeypatch.setattr(needs.locate, "fetch", lambda entry: pytest.fail("fetched"))
     lacking = {"sentencepiece"}
     find = needs.importlib.util.find_spec
     monkeypatch.setattr(
@@ -103,12 +103,12 @@ def test_what_takes_a_person_is_said_before_anything_is_fetched(monkeypatch, tmp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     for name, first in (("fcclip-r50", "fcclip-r50"), ("odise-label", "stable-diffusion-v1-3")):
         with pytest.raises(
-            InputError, match=f"weights {first} are not .*by hand: .*clip_model.safetensors as "
+            InputError, match=f"{first} is not .*by hand: .*clip_model.safetensors as "
         ):
             needs.fetch_needed(find_model(name).values())
         said = capsys.readouterr().err
         assert f" MB and more: {first} (size" in said and "fetching" not in said
-    with pytest.raises(InputError, match="are not on this machine: fetch them"):
+    with pytest.raises(InputError, match="is not on this machine: fetch it"):
         needs.fetch_needed({"MODEL.CLIP.WEIGHTS": "clipself-eva02-vitb16-coco-patches"})
     assert "to be fetched, of unknown size: clipself-eva02" in capsys.readouterr().err
 

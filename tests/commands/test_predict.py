@@ -99,7 +99,7 @@ def test_official_weights_bring_their_configuration(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     words = [str(photos), "--words", "dog", "--output", str(tmp_path / "out")]
     assert predict.main([*words, "--model", "catseg-base"]) == 2
-    assert "error: weights catseg-base are not on this machine; " in capsys.readouterr().err
+    assert "error: catseg-base is not on this machine; " in capsys.readouterr().err
     (tmp_path / "model_base.pth").write_bytes(b"no weights")
     with mock.patch.object(SemanticPredictor, "__init__", side_effect=InputError("seen")) as made:
         assert predict.main([*words, "--model", "catseg-base"]) == 2
@@ -149,6 +149,7 @@ REFUSED = [
     ),
     ("--save panoptic", "--save panoptic .* with --task semantic, which has overlays, labels"),
     ("--ray --save overlays", "--save does not go with --ray"),
+    ("--track", "--track needs objects: give --task panoptic or"),
     *((f"{name} 1", f"{name} needs --task panoptic") for name in OF_PANOPTIC),
     ("--score-threshold 0.5", "--score-threshold needs --task detection"),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),

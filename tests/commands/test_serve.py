@@ -15,6 +15,7 @@ def packages(monkeypatch):
     """As if the extra were installed; nothing here comes so far as to need it."""
     monkeypatch.setattr(serve, "of_extra", lambda *_: None)
     monkeypatch.setattr(serve, "_app", lambda *given: pytest.fail("models are loaded"))
+    monkeypatch.setenv("CLIPSELF_SEG_CACHE", "")  # which a call sets
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,8 @@ def packages(monkeypatch):
         (("--port", "65536"), "--port: has to be in [0, 65535], got 65536"),
         (("--tasks", "detection", "--semantic", "catseg-base"), "--semantic needs semantic among"),
         (("--token", "short"), "--token: give at least 16 of"),
-        (("--token", "", "--host", "0.0.0.0"), '--token "" is for this machine alone'),
+        (("--token", "", "--host", "0.0.0.0"), "--token: give at least 16 of"),
+        (("--public", "--token", 16 * "a"), "--public has no token and takes every host name"),
         (("--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -39,23 +41,29 @@ def test_a_port_in_use_is_named(capsys):
 
 
 def test_it_listens_on_this_machine_alone_unless_another_address_is_typed(capsys):
-    assert serve.main.parser().parse_args([]).host == "127.0.0.1"
+    for words, host in (((), "127.0.0.1"), (("--public",), "0.0.0.0")):
+        args = serve.main.parser().parse_args(words)
+        serve._check(args)
+        assert args.host == host and bool(args.token) != args.public
     with serve._listening("127.0.0.1", 0) as own:
         assert own.getsockname()[0] == "127.0.0.1"
     assert capsys.readouterr().err == ""
     with serve._listening("0.0.0.0", 0):
         assert "nothing is encrypted" in capsys.readouterr().err
+    with serve._listening("127.0.0.1", 0, public=True):
+        assert "whoever reaches port 0 of 127.0.0.1 may ask" in capsys.readouterr().err
 
 
 def test_a_token_is_drawn_and_stands_in_the_address(monkeypatch, capsys):
     uvicorn = pytest.importorskip("uvicorn", reason="the extra demo is not installed")
     monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
     made = []
-    monkeypatch.setattr(serve, "_app", lambda args, *_: made.append(args.token))
+    monkeypatch.setattr(serve, "_app", lambda args: made.append(args.token))
     assert [serve.main(["--port", "0"]) for _ in range(2)] == [0, 0]
     assert len(set(made)) == 2 and all(len(token) == 32 for token in made)
     assert f"/?token={made[1]} (Ctrl-C" in capsys.readouterr().out
-    assert serve.main(["--port", "0", "--token", ""]) == 0 and made[2] == ""
+    assert serve.main(["--port", "0", "--public"]) == 0 and made[2] == ""
+    assert "/ (Ctrl-C" in capsys.readouterr().out
 
 
 def test_images_to_begin_with_are_all_there_and_their_names_can_be_sent(tmp_path):
@@ -78,3 +86,19 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):
 def test_the_option_that_names_a_model_is_said(capsys):
     say_model("catseg-base", "trained for its task", "--semantic")
     assert capsys.readouterr().err.startswith("no --semantic: catseg-base, licence MIT")
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        ((), {"semantic": "catseg-base"}),
+        (("--model", "openai-vitb16"), {}),
+        (("--panoptic", "tipsv2-l14"), {"panoptic": "tipsv2-l14"}),
+        (("--model", "openai-vitb16", "--tasks", "semantic"), {"semantic": "catseg-base"}),
+        (("--tasks",), {}),
+        (("--model", "mini"), dict.fromkeys(serve.TASKS, "mini")),
+    ],
+)
+def test_nothing_is_loaded_that_nobody_asked_for(words, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    assert serve._models(serve.main.parser().parse(words)) == models

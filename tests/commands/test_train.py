@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.distributed import init_process_group
 from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 
-from clipself_seg.checkpoints.zoo import SHIPPED
+from clipself_seg.checkpoints.zoo import SHIPPED, zoo
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
@@ -147,6 +147,24 @@ def test_data_sets_are_looked_for_before_weights_are_fetched(tmp_path, monkeypat
     said = capfd.readouterr().err
     assert 'data set "ade20k_full_sem_seg_freq_val_all": ' in said and "fetching" not in said
     assert "or leave it out of DATASETS.TEST" in said
+    assert train.main(["--task", "semantic", *output]) == 2
+    said = capfd.readouterr().err
+    assert 'data set "coco_2017_train_stuff_all_sem_seg": ' in said and "fetch" not in said
+
+
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+def test_what_is_fetched_is_said_before_as_predict_says_it(
+    tmp_path, monkeypatch, datasets, capfd, flags
+):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    named = {"MODEL__CLIP__NAME": "ViT-B-16", "MODEL__CLIP__WEIGHTS": "openai-vitb16"}
+    tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)"}
+    assert train.main(words(tmp_path / "out", *flags, **named, **tested)) == 2
+    said = capfd.readouterr().err
+    what = f"openai-vitb16 (size about 598 MB; {zoo()['openai-vitb16'].terms})"
+    assert f"to be fetched, 598 MB: {what}\nfetching openai-vitb16" in said
+    assert "save it as" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -243,7 +261,8 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
     writing = tmp_path / "out" / "checkpoints" / ".iteration_0000002.safetensors.x.part"
     writing.mkdir(parents=True)
     with alone_in(tmp_path / "out"):
-        given = words(tmp_path / "out", *flags, DATASETS__TEST="('mini_val_panoptic',)")
+        data = {"DATASETS__TRAIN": "('mini_train',)", "DATASETS__TEST": "('mini_val_panoptic',)"}
+        given = words(tmp_path / "out", *flags, **data)
         assert train.main(given) == 2
     assert capfd.readouterr().err == (
         f"error: OUTPUT_DIR {tmp_path / 'out'}: another process is at work there: "

@@ -8,18 +8,20 @@ import torch
 import yaml
 from PIL import Image
 
+from clipself_seg.checkpoints import published_outputs
 from clipself_seg.checkpoints.download import file_sha256
 from clipself_seg.checkpoints.mask_models import MASK_MODELS
+from clipself_seg.checkpoints.published_outputs import Row, read_table
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, find_kind, load_clip
 from clipself_seg.clip.find_kind import find_architecture
-from clipself_seg.commands import verify
-from clipself_seg.commands.verify import Row, compare, outputs, read_table
 from clipself_seg.commands.weights import main
 from clipself_seg.models.panoptic.mask_models import load_mask_model
+from clipself_seg.prediction.published_outputs import compare, outputs
 from tests.clip.test_pooled import _transformers_model as siglip
 from tests.clip.test_published_files import mini_of_transformers
 from tests.clip.test_tips import transformers_model as tips
+from tests.faults import cut, run_python
 from tests.mask_models import save_mask_model
 from tests.small_towers import TIPS, small_towers
 from tests.weight_server import serving
@@ -182,13 +184,13 @@ def table(tmp_path, image, monkeypatch):
     folder = tmp_path / "weights" / "hub" / NAME.replace("/", "--") / "main"
     model = load_mask_model(save_mask_model("mask2former", folder))
     here = outputs(row_of("class_queries_logits", [[0]]), model, image)[0, 0].item()
-    monkeypatch.setattr(verify, "TABLE", tmp_path / "table.yaml")
+    monkeypatch.setattr(published_outputs, "TABLE", tmp_path / "table.yaml")
 
     def write(expected=here, **image: str) -> None:
         row = {"models": [NAME], "quantity": "class_queries_logits", "expected": [[expected]]}
         row |= {"tolerance": 1e-4, "source": "us", "image": "p"}
         content = {"images": {"p": image}, "rows": [row]}
-        verify.TABLE.write_text(yaml.safe_dump(content))
+        published_outputs.TABLE.write_text(yaml.safe_dump(content))
 
     return write
 
@@ -199,14 +201,13 @@ def test_an_image_is_fetched_once_and_the_numbers_decide(table, tmp_path, image,
         assert main(["verify", NAME]) == 0 and main(["verify", "--all"]) == 0
         assert len(server.asked) == 1
     said = capsys.readouterr()
-    assert said.err.startswith(
-        f"fetching an image, {server.address}/p.png, of which nobody has pub"
-    )
+    assert said.err.startswith("to be fetched, of unknown size: the image p.png (")
+    assert said.err.count("fetching") == 1
     assert said.out.startswith(f"{NAME}: class_queries_logits of p.png; us\n")
-    assert said.out.endswith(" ok\n\nall agree\n")
+    assert said.out.endswith(" ok\n\n1 agree\n")
     table(expected=9.5, address=f"{server.address}/p.png")
     assert main(["verify", f"hf-hub:{NAME}"]) == 1
-    assert re.search(r" 9\.50000 .* DIFFERS\n\nsome differ\n$", capsys.readouterr().out)
+    assert re.search(r" 9\.50000 .* DIFFERS\n\n1 differ\n$", capsys.readouterr().out)
     image.rename(tmp_path / "weights" / "images" / "p.png")
     assert main(["verify", NAME]) == 1
     Image.new("RGB", (9, 9)).save(tmp_path / "weights" / "images" / "p.png")
@@ -223,7 +224,56 @@ def test_images_of_a_folder_are_not_fetched_and_have_to_be_the_published_ones(ta
     assert f"{address} cannot be fetched" in said and "save it as" in said
     table(address=address, sha256="0" * 64)
     assert main(words) == 2
-    assert f"p.png, the image of {address}, has the sha256" in capsys.readouterr().err
+    assert "p.png, the file of the image p.png, has the sha256" in capsys.readouterr().err
+
+
+def test_all_goes_on_without_what_cannot_be_had(table, tmp_path, image, capsys):
+    table(address="http://127.0.0.1:9/q.png")
+    content = yaml.safe_load(published_outputs.TABLE.read_text())
+    (row,) = content["rows"]
+    content["images"]["here"] = {"address": f"http://127.0.0.1:9/{image.name}"}
+    content["rows"].append(row | {"image": "here"})
+    published_outputs.TABLE.write_text(yaml.safe_dump(content))
+    words = ["verify", "--all", "--image-folder", str(image.parent)]
+    assert main(words) == 2
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"{NAME}: class_queries_logits of q.png; us\nnot checked: the image q.png is not"
+    )
+    assert " ok\n\n1 not checked, 1 agree\n" in said
+    content["rows"][1]["expected"] = [[9.5]]
+    published_outputs.TABLE.write_text(yaml.safe_dump(content))
+    assert main(words) == 1  # what differs counts more
+    assert main(["verify", NAME, *words[2:]]) == 2
+    assert "save it as" in capsys.readouterr().err
+    weights = next((tmp_path / "weights").rglob("model.safetensors"))
+    cut(weights, -9)
+    assert main(words) == 2
+    said = capsys.readouterr().out
+    assert said.count("not checked: ") == 2 and "model.safetensors is truncated" in said
+
+
+OFFLINE = """
+import resource, sys
+from clipself_seg.commands import weights
+status = weights.main(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(status, "torch" in sys.modules, used.ru_utime + used.ru_stime)
+"""
+
+
+def test_offline_all_that_is_missing_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
+    done = run_python(OFFLINE, "verify", "openai-vitb16")
+    status, torch_too, seconds = done.stdout.split()
+    assert (status, torch_too) == ("2", "False") and float(seconds) < 1
+    licence = zoo()["openai-vitb16"].terms
+    assert "to be fetched, 598 MB and more: the image cat.jpg (size unknown; " in done.stderr
+    assert f"openai-vitb16 (size about 598 MB; {licence})\n" in done.stderr
+    assert f"save it as {tmp_path}/images/cat.jpg, or set " in done.stderr
+    assert "; by hand: https://huggingface.co/timm/vit_base_patch16" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["catseg-base"], [], ["--all"]])
@@ -254,5 +304,4 @@ def test_the_table_is_whole():
     openai = {name for name in zoo() if name.startswith("openai-")}
     of_cat = {row.models[0] for row in rows if row.image == "cat"}
     assert len(openai) == 9 and openai == of_cat
-    addresses = [one["address"].rpartition("/")[2] for one in images.values()]
-    assert len({*addresses}) == len(addresses)
+    assert len({one.file for one in images.values()}) == len(images)

@@ -62,7 +62,7 @@ def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     path = tmp_path / zoo()["fcclip-r50"].file
     assert main(["get", "fcclip-r50"]) == 2
-    assert f"save them as {tmp_path}" in capsys.readouterr().err
+    assert f"save it as {tmp_path}" in capsys.readouterr().err
     path.touch()
     (tmp_path / zoo()["openai-rn50"].file).touch()
     assert main(["get", "fcclip-r50"]) == 0

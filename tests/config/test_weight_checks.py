@@ -51,7 +51,7 @@ def test_a_file_may_name_an_entry_which_is_looked_for(tmp_path, monkeypatch, sta
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     (tmp_path / "a.yaml").write_text("MODEL:\n  WEIGHTS: catseg-base\n")
     cfg = load_config(tmp_path / "a.yaml")
-    with pytest.raises(InputError, match="weights catseg-base are not on this machine"):
+    with pytest.raises(InputError, match="catseg-base is not on this machine"):
         require_weights(cfg)
     (tmp_path / "model_base.pth").write_bytes(b"weights")
     require_weights(cfg)

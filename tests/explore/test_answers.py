@@ -1,19 +1,30 @@
-"""What a request may ask, within limits and never for a file, and what is answered."""
+"""What a request may ask, within limits and never for a file, and the answer of each task."""
 
 import base64
+import functools
 import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as mask_utils
 
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.datasets.table import SHIPPED_WORLD
+from clipself_seg.data.images import read_image
 from clipself_seg.errors import InputError
-from clipself_seg.explore import answers
-from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.load import load
-from tests.tiny import noise, random_clip
+from tests.tiny import noise
+
+pytest.importorskip("pydantic", reason="the extra demo is not installed")
+from clipself_seg.explore import answers  # noqa: E402
+from clipself_seg.explore.answers import (  # noqa: E402
+    Answer,
+    Answers,
+    Limits,
+    read_request,
+    typed_words,
+)
 
 LIMITS = Limits(pixels=4_000_000, words=6)
 
@@ -26,6 +37,7 @@ def png(pixels: np.ndarray) -> str:
 
 
 IMAGE = np.full((40, 60, 3), 120, np.uint8)
+SCENE = read_image(SHIPPED_WORLD / "mini/val/000004.jpg")
 
 
 def request(**values) -> bytes:
@@ -36,17 +48,17 @@ BOX = {"name": "screw, bolt", "image": png(noise(40, 60)), "box": [0.5, 0.25, 0.
 
 
 def test_an_image_and_words_are_read():
-    asked = read_request(request(image=png(noise(7, 9)), stuff="grass"), LIMITS)
-    assert (asked.image == noise(7, 9)).all()
+    asked = read_request(request(image=png(noise(7, 9)), stuff="grass", absent="mark"), LIMITS)
+    assert (asked.image == noise(7, 9)).all() and asked.size == (7, 9)
     assert [entry.names for entry in asked.words.classes] == [("dog", "puppy"), ("grass",)]
-    assert asked.stuff.first_names == ("grass",)
-    assert read_request(request(), LIMITS).stuff is None
+    assert [entry.isthing for entry in asked.words.classes] == [True, False]
+    assert asked.absent == "mark" and asked.background is None
     examples = [BOX, BOX, BOX | {"name": "a|A dog"}]
     words = read_request(request(examples=examples), LIMITS).words
     assert words.first_names[-1] == "a" and {len(one.examples) for one in words.examples} == {1}
     assert words.examples[0].examples[0].pixels[..., 3].astype(bool).sum() == 15 * 20
     large = read_request(request(image=png(np.zeros((500, 2000, 3), np.uint8))), LIMITS)
-    assert large.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3)
+    assert large.image.shape == (400, 1600, 3) and large.size == (500, 2000)
 
 
 def test_words_are_never_a_file(tmp_path):
@@ -66,18 +78,23 @@ def test_words_are_never_a_file(tmp_path):
         ({"words": "x" * 9999}, "9999 letters long"),
         ({"words": "dog, Dog"}, "twice"),
         ({"words": "dog, \x1b]0;\x07cat"}, "control characters"),
-        ({"words": "dog, \ud800"}, "no text in UTF-8"),
-        ({"words": 3}, "the request: words is 3, and has to be text"),
+        ({"words": "dog, \ud800"}, "the request: Invalid JSON: "),
+        ({"words": 3}, "the request.words: Input should be a valid string"),
+        ({"stuff": "sky"}, 'stuff "sky" is not in the vocabulary'),
+        ({"absent": "keep"}, "absent: Input should be 'drop' or 'mark'"),
+        ({"background": "wall" + 30 * "|a"}, "background: String should have at most 60"),
+        ({"background": "\x1b"}, "background: String should match"),
         ({"image": ""}, "choose one"),
         ({"image": "a\u0301"}, "no base64"),
         ({"image": base64.b64encode(b"<svg>").decode()}, "not an image of"),
         ({"image": png(np.zeros((2000, 3000, 3), np.uint8))}, "4000000 pixels .*: send a smaller"),
-        ({"examples": 3}, "a list of at most 10"),
-        ({"examples": [{"name": "a", "image": "../secret.png"}]}, r"examples\[0\].box is missing"),
+        ({"examples": 11 * [BOX]}, "examples: List should have at most 10"),
+        ({"examples": [{"name": "a", "image": "../secret.png"}]}, "examples.0.box: Field required"),
         ({"examples": [{"name": "a", "image": "a.png", "box": [0, 0, 1, 1]}]}, "no base64"),
-        ({"examples": [BOX | {"box": [0, 0, float("nan"), 1]}]}, "four numbers from 0 to 1"),
+        ({"examples": [BOX | {"box": [0, 0, float("nan"), 1]}]}, "request: Invalid JSON|box.2"),
+        ({"examples": [BOX | {"box": [0, 0, 1.01, 1]}]}, "box.2: Input should be less than"),
         ({"examples": [BOX | {"box": [1, 1, 1, 1]}]}, "has no pixel in the region"),
-        ({"path": "/etc/passwd"}, "unknown key"),
+        ({"path": "/etc/passwd"}, "path: Extra inputs are not permitted"),
     ],
 )
 def test_what_cannot_be_used_is_refused(values, message):
@@ -92,44 +109,73 @@ def test_what_is_no_request_is_refused(body):
 
 
 def test_many_values_are_refused_before_they_are_built(monkeypatch):
-    monkeypatch.setattr(answers.json, "loads", lambda body: pytest.fail("it is read"))
+    read = lambda body: pytest.fail("it is read")  # noqa: E731
+    monkeypatch.setattr(answers.Question, "model_validate_json", read)
     for part in (b"[],", b'"a":{},', b"1,"):
         with pytest.raises(InputError, match="too many brackets and commas"):
             read_request(b"[" + 1000 * part + b"1]", LIMITS)
 
 
-def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tmp_path))
-    monkeypatch.setattr(answers, "MOST_TEXTS", 3)
-    served = answers.Answers(clips={"a": random_clip()}, side=64, texts=tmp_path)
-    counts = []
-    for number in range(7):
-        said = served.answer("maps", Asked(IMAGE, Vocabulary.of([f"word {number}"]), None))
-        counts.append(len(list(tmp_path.glob("text/*.safetensors"))))
-        assert said["models"]["words"] == [[f"word {number}"]]
-    assert counts == [1, 2, 1, 2, 3, 1, 2]
-    with pytest.raises(KeyError, match="boxes"):
-        served.answer("boxes", Asked(IMAGE, Vocabulary.of(["x"]), None))
+@functools.cache
+def served(task: str) -> Answers:
+    """A server with the shipped model of a task."""
+    models = {"semantic": "mini", "panoptic": "mini-open-panoptic", "detection": "mini-fvit"}
+    predictor = load(models[task], device="cpu")
+    return Answers(clips={"a": predictor.model.clip}, side=64, predictors={task: predictor})
+
+
+def ask(task: str, words: str, **values) -> dict:
+    return served(task).answer(task, read_request(request(words=words, **values), Limits()))
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
+def test_segments_are_the_predictor_s_in_pixels_of_the_image_that_was_sent(task):
+    large = SCENE.repeat(2, axis=0).repeat(2, axis=1)
+    asked = read_request(request(image=png(large), words="mini"), Limits(side=192))
+    answer = Answer.model_validate(served(task).answer(task, asked))
+    result = served(task).predictors[task](asked.image, asked.words)
+    regions = result.regions()
+    assert (answer.height, answer.width) == (256, 384) and asked.image.shape == (128, 192, 3)
+    assert len(answer.segments) == len(regions.labels) > 1
+    for segment, box, label, score in zip(answer.segments, 2 * regions.boxes_xywh(), *regions[1:3]):
+        assert segment.box == pytest.approx(box) and segment.score == pytest.approx(score)
+        assert segment.name == result.names[label]
+        assert segment.thing == asked.words.classes[label].isthing
+        assert (segment.seen is None) == (task == "semantic")
+    if task != "detection":
+        masks = [mask_utils.decode(one.segmentation.model_dump()) for one in answer.segments]
+        assert (masks == regions.masks.repeat(2, axis=1).repeat(2, axis=2)).all()
+        assert [one.area for one in answer.segments] == [mask.sum() for mask in masks]
+
+
+def test_absent_words_are_named_for_who_asks_and_for_nobody_after():
+    marked = ask("semantic", "grass, red star", absent="mark")
+    below = [name for name, score in marked["presence"].items() if score < 1.5]
+    assert len(marked["presence"]) == 2 and marked["absent"] == below
+    plain = ask("semantic", "grass, red star")
+    assert plain == marked | {"presence": None, "absent": []}
+    with pytest.raises(InputError, match="name the background"):
+        ask("semantic", "grass, red star", absent="drop")
+
+
+def test_the_background_is_in_no_segment_and_stuff_is_no_thing():
+    names = [one["name"] for one in ask("semantic", "red star", background="a|sand")["segments"]]
+    assert {*names} <= {"red star"}
+    kinds = {one["name"]: one["thing"] for one in ask("semantic", "a, b", stuff="b")["segments"]}
+    assert kinds.items() <= {"a": True, "b": False}.items()
 
 
 def test_answers_of_a_mini_model_say_what_it_does_not_know():
-    semantic = load("mini", device="cpu")
-    served = answers.Answers(
-        clips={"a": semantic.model.clip}, side=64, predictors={"semantic": semantic}
-    )
     for words, said in (("dog, red star", 'no "dog": its answers mean'), ("grass, sand", "")):
-        asked = Asked(np.zeros((128, 192, 3), np.uint8), Vocabulary.of(words.split(", ")), None)
-        image = served.answer("maps", asked)["image"]
-        for answer in (image, served.answer("semantic", asked)):
+        asked = read_request(request(image=png(SCENE), words=words), Limits())
+        image = served("semantic").answer("maps", asked)["image"]
+        for answer in (image, served("semantic").answer("semantic", asked)):
             assert said in answer["warning"] and bool(said) == bool(answer["warning"])
+    with pytest.raises(KeyError, match="detection"):
+        served("semantic").answer("detection", asked)
 
 
 def test_a_detector_is_asked_for_the_words_alone_and_says_so():
-    served = answers.Answers(
-        clips={"a": random_clip()}, side=64, predictors={"boxes": load("mini-fvit", device="cpu")}
-    )
-    words = read_request(request(words="red star, grass"), LIMITS).words
-    given = read_request(request(words="red star, grass", examples=[BOX]), LIMITS).words
-    plain, asked = (served.answer("boxes", Asked(noise(128, 192), w, None)) for w in (words, given))
+    plain, asked = (ask("detection", "red star, grass", examples=own) for own in ([], [BOX]))
     assert asked.pop("warning").endswith("boxes are found by words, without examples")
     assert "examples" not in plain.pop("warning") and asked == plain

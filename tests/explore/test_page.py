@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from clipself_seg.errors import InputError
 from clipself_seg.explore.page import ASSETS, SCRIPTS, SERVER_SCRIPTS, write_page
 from tests.explore.conftest import NAMES, STRANGE, content_of, scene
 
@@ -56,9 +55,3 @@ def test_the_rule_of_the_page_allows_its_own_script_and_style_alone(text):
         digest = base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in rule
     assert not re.search(r'(src|href)="(?!data:|")', text)
-
-
-def test_no_page_is_left_where_no_image_can_be_shown(content, tmp_path):
-    with pytest.raises(InputError, match="no image"):
-        write_page(tmp_path / "page.html", content, iter(()))
-    assert list(tmp_path.iterdir()) == []

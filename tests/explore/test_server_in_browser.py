@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from clipself_seg.commands.explore import MINI
 from tests.conftest import ROOT
@@ -22,6 +24,7 @@ def address(tmp_path_factory):
         pytest.importorskip(package, reason="the extra demo is not installed")
     folder = tmp_path_factory.mktemp("server")
     home = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "HOME": str(folder)}
+    home["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("fonts"))  # a list that matplotlib keeps
     words = [*"-m clipself_seg serve --port 0 --model".split(), *MINI[:2]]
     process = subprocess.Popen(
         [sys.executable, *words],
@@ -69,20 +72,44 @@ def test_an_example_is_answered_by_every_model(asked, address):
     assert asked.run("document.getElementById('asking').textContent") == ""
     rows = asked.run("[...document.querySelectorAll('.result tbody')].map((t) => t.rows.length)")
     assert len(rows) == 3 and all(rows)
-    drawn = (
-        "[...document.querySelectorAll('.result img')].map((i) => i.naturalWidth > 300 && !!i.alt)"
-    )
+    drawn = "[...document.querySelectorAll('.result canvas')].map((c) => c.width > 300)"
     assert asked.run(drawn) == [True] * 3
     asked.drawn_by(lambda: asked.click("#panels .panel:nth-child(3) .place"))
     assert asked.run("document.querySelectorAll('.nearest li').length") == 10
     assert asked.run("document.getElementById('segments-list').children.length") > 1
-    asked.size(375, 800, mobile=True)
-    assert asked.run("document.documentElement.scrollWidth") <= 375
-    server, query = address.split("/?token=")
-    tasks = ("maps", "view", "semantic", "panoptic", "boxes")
-    places = ("", *(f"api/{task}" for task in tasks))
-    assert set(asked.requests) == {f"{server}/{place}?token={query}" for place in places}
+    for width in (1280, 375):
+        asked.size(width, 800, mobile=width < 400)
+        assert asked.run("document.documentElement.scrollWidth") <= width
+    server = address.partition("?")[0]
+    tasks = ("maps", "semantic", "panoptic", "detection")
+    assert set(asked.requests) == {address, *(f"{server}api/{task}" for task in tasks)}
     assert asked.complaints == []
+
+
+def test_masks_are_drawn_where_the_run_lengths_say(asked):
+    answered(asked, lambda: asked.click(".example"))
+    answer = asked.run("JSON.parse(document.getElementById('server').textContent).first.panoptic")
+    width, height = answer["width"], answer["height"]
+    ids = np.zeros((height, width), int)
+    for number, segment in enumerate(answer["segments"], 1):
+        ids[mask_utils.decode(segment["segmentation"]) > 0] = number
+    segments = json.dumps(answer["segments"])
+    decoded = asked.run(f"[...idsOf({segments}, {width}, {height})]")
+    assert decoded == ids.ravel().tolist() and len(set(decoded)) > 3
+
+
+def test_an_image_is_pasted_and_absent_words_are_named(asked):
+    asked.run("document.getElementById('absent').checked = true")
+    asked.run("document.getElementById('typed-stuff').value = ''")
+    asked.run("document.getElementById('typed-words').value = 'grass, zebra'")
+    paste = """const data = new DataTransfer();
+        const bytes = bytesOf(document.querySelector('.example img').src);
+        data.items.add(new File([bytes], 'x.jpg', { type: 'image/jpeg' }));
+        document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }));"""
+    answered(asked, lambda: asked.run(paste))
+    assert asked.run("document.getElementById('picture-name').textContent") == "pasted image"
+    note = asked.run("document.querySelector('.result .note').textContent")
+    assert "Not in the image: " in note and "zebra" in note
 
 
 def test_one_question_at_a_time_and_what_was_looked_for_among_earlier_words_is_forgotten(asked):
@@ -115,16 +142,38 @@ def test_an_upload_and_words_of_now_are_text_whatever_they_are(asked, tmp_path):
     assert "twice" in asked.run("document.getElementById('asking').textContent")
 
 
-def test_a_box_that_is_drawn_gives_what_looks_like_it_a_name_until_it_is_removed(asked):
-    asked.run("document.querySelector('#first-place').scrollIntoView({block: 'center'})")
+def drag(browser, method: str, *kinds: str) -> None:
+    """Draw a box in the first map."""
+    browser.run("document.querySelector('#first-place').scrollIntoView({block: 'center'})")
     box = "document.querySelector('#first-place').getBoundingClientRect()"
-    left, top, width, height = asked.run(
+    left, top, width, height = browser.run(
         f"(({{left, top, width, height}}) => [left, top, width, height])({box})"
     )
+    for kind, at in zip(kinds, (0.2, 0.5, 0.5)):
+        place = {"x": left + at * width, "y": top + at * height}
+        if method == "Input.dispatchTouchEvent":
+            how = {"touchPoints": [] if kind == "touchEnd" else [place]}
+        else:
+            how = place | {"button": "left", "buttons": 1, "clickCount": 1}
+        browser.call(method, type=kind, **how)
+
+
+def test_a_finger_scrolls_and_draws_a_box_after_a_press_on_the_button(asked):
+    asked.size(375, 800, mobile=True)
+    asked.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    finger = "Input.dispatchTouchEvent", "touchStart", "touchMove", "touchEnd"
+    drag(asked, *finger)
+    assert not asked.run("document.querySelector('.drawn')")
+    asked.click("#draw")  # shown to fingers alone
+    drag(asked, *finger)
+    asked.call("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert asked.run("!!document.querySelector('.drawn')")
+    assert not asked.run("document.getElementById('example').hidden")
+
+
+def test_a_box_that_is_drawn_gives_what_looks_like_it_a_name_until_it_is_removed(asked):
     word = asked.run("document.querySelector('.word-button input:checked') !== null")
-    for kind, at in (("mousePressed", 0.2), ("mouseMoved", 0.5), ("mouseReleased", 0.5)):
-        place = {"x": left + at * width, "y": top + at * height, "button": "left"}
-        asked.call("Input.dispatchMouseEvent", type=kind, buttons=1, clickCount=1, **place)
+    drag(asked, "Input.dispatchMouseEvent", "mousePressed", "mouseMoved", "mouseReleased")
     assert asked.run("document.querySelector('.word-button input:checked') !== null") == word
     asked.run("document.getElementById('example-name').value = 'part 17'")
     answered(asked, lambda: asked.click("#add-example"))

@@ -158,3 +158,8 @@ def test_a_system_that_says_nothing_of_the_processor_is_not_judged(monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.read_text", missing)
     assert bfloat16_pays() is None
+
+
+def test_weights_of_half_precision_are_refused_with_the_setting_that_computes_in_it():
+    with pytest.raises(InputError, match="CATSeg.* TEST.PRECISION float16"):
+        clipself_seg.load("mini-cat-seg").model.half()

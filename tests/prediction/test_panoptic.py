@@ -21,7 +21,11 @@ from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.results import PanopticSegmentation
-from clipself_seg.prediction.task_predictors import PanopticPredictor, panoptic_words
+from clipself_seg.prediction.task_predictors import (
+    BoxesOfSegments,
+    PanopticPredictor,
+    panoptic_words,
+)
 from clipself_seg.prediction.writers import ResultFiles
 from tests.conftest import ROOT
 from tests.mask_models import save_mask_model
@@ -268,7 +272,9 @@ def test_a_model_finds_the_masks_of_images_that_bring_none(tmp_path):
 def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tmp_path):
     image = np.zeros((40, 60, 3), np.uint8)
     real.set_vocabulary(WORDS)
+    boxes = BoxesOfSegments(model=naming.model, mapper=naming.mapper)
     for call, message in (
+        (lambda: boxes(image, "dog, grass", stuff="grass"), "boxes are found of all words"),
         (lambda: naming(image), "MASK_GENERATOR.SOURCE is masks"),
         (lambda: naming([image, image], masks=[[]]), "2 images and 1 masks"),
         (lambda: naming(image, masks=halves(60, 40)), "masks is 40 x 60, the image, .* is 60 x 40"),

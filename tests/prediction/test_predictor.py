@@ -281,9 +281,10 @@ def test_a_predictor_warns_once_of_words_or_image(warnings):
     assert len(warnings()) == 1
     made.set_vocabulary("dog, cat")
     assert warnings() == []
-    assert 'no "dog"' in made.warning_of([scene.image])
+    assert 'no "dog"' in made.warning_of([scene.image], made.given)
     made.set_vocabulary("red star, grass")
-    assert made.warning_of([scene.image]) == "" != made.warning_of([blank(9, 9)])
+    assert made.warning_of([scene.image], made.given) == ""
+    assert made.warning_of([blank(9, 9)], made.given)
 
 
 def test_the_model_that_warnings_of_mini_models_name_takes_given_masks():

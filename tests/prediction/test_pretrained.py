@@ -6,6 +6,7 @@ The configuration of a folder of anybody's has files beside it, plain values, an
 import copy
 import functools
 import json
+import re
 import shutil
 from unittest import mock
 
@@ -95,7 +96,9 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
     _, folder = saved("PanopticPredictor")
     assert {path.name for path in folder.iterdir()} == {*pretrained.FILES}
     header, card = (folder / "README.md").read_text().split("---\n")[1:3]
-    assert yaml.safe_load(header)["license"] == "apache-2.0"
+    stated = yaml.safe_load(header)
+    assert (stated["license"], stated["pipeline_tag"]) == ("apache-2.0", "image-segmentation")
+    assert stated["datasets"] == ["mini_train_base_panoptic"] and "base_model" not in stated
     for said in ("mini-open-panoptic", "Apache-2.0 | comes with", "bit for bit", "commit"):
         assert said in card
     words = json.loads((folder / "vocabulary.json").read_text())
@@ -104,6 +107,25 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
     for path in folder.iterdir():
         if path.suffix != ".safetensors":
             assert str(ROOT) not in path.read_text() and "output/" not in path.read_text()
+
+
+def test_the_block_of_a_card_runs_as_printed(saved, tmp_path, monkeypatch):
+    _, folder = saved("SemanticPredictor")
+    Image.new("RGB", (176, 132)).save(tmp_path / "photo.jpg")
+    (tmp_path / folder.name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    exec(block, {})
+    assert (tmp_path / "overlay.png").is_file()
+
+
+def test_a_card_has_the_address_of_the_project_and_the_repositories_that_weights_are_from(saved):
+    config = load_config("semseg/catseg+openai_vitb16", ["MODEL.CLIP.WEIGHTS", "openai-vitb16"])
+    text = pretrained.card(saved("SemanticPredictor")[0], config, None, "org/name")
+    assert f"[clipself_seg]({pretrained.project_address()})" in text
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == [
+        "timm/vit_base_patch16_clip_224.openai"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -208,9 +230,9 @@ def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, monkeypatch):
     api = mock.create_autospec(huggingface_hub.HfApi, instance=True)
     uploaded = []
 
-    def save(self, folder, license):
+    def save(self, folder, license, name):
         folder.mkdir()
-        (folder / "config.yaml").write_text(license)
+        (folder / "config.yaml").write_text(f"{license} {name}")
 
     def upload(*, folder_path, **how):
         uploaded.append({path.name: path.read_text() for path in folder_path.iterdir()})
@@ -221,7 +243,7 @@ def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, monkeypatch):
     predictor, _ = saved("SemanticPredictor")  # before saving is replaced
     monkeypatch.setattr(SemanticPredictor, "save_pretrained", save)
     address = predictor.push_to_hub("org/name", private=True, token="none", license="mit")
-    assert address == "org/name/commit/1" and uploaded == [{"config.yaml": "mit"}]
+    assert address == "org/name/commit/1" and uploaded == [{"config.yaml": "mit org/name"}]
     api.create_repo.assert_called_once_with("org/name", private=True, exist_ok=True)
 
 

@@ -111,7 +111,7 @@ def test_the_peak_is_what_is_alive_at_once():
     assert 3 * 2e6 < peak < 8 * 2e6 + 4e6
 
 
-PAGE = (ROOT / "docs" / "expected.md").read_text()
+PAGE = (ROOT / "docs/tables/expected.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 ROWS = [
     (f"{folder}/{cells[0].strip('`')}", cells[1:])
@@ -138,7 +138,7 @@ def test_every_recipe_has_a_row():
 
 def test_published_numbers_are_those_of_the_tables_and_of_the_publishers():
     here = {name: "<br>".join(recipe_tables.published(name)) or "none" for name in PUBLISHED}
-    assert PUBLISHED == here, "python tools/recipe_tables.py > docs/expected.md"
+    assert PUBLISHED == here, "python tools/recipe_tables.py > docs/tables/expected.md"
     original = "Table A5, ViT-B/16, original CLIP: novel AP50 17.5"
     assert original in here["detection/ov_coco+eva02_vitb16"]
 
@@ -150,7 +150,7 @@ def test_numbers_of_changed_recipes_are_not_in_a_row():
 
 @pytest.mark.heavy
 def test_the_page_is_as_it_is_written():
-    assert recipe_tables.page() == PAGE, "python tools/recipe_tables.py > docs/expected.md"
+    assert recipe_tables.page() == PAGE, "python tools/recipe_tables.py > docs/tables/expected.md"
 
 
 def test_the_plan_of_reproduce_has_the_hours_and_the_memory_of_the_page():

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipself_seg.data.images import truth_pixels
-from clipself_seg.data.masks import read_indices
+from clipself_seg.data.masks import mask_arrays, read_indices
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation import coco_ap
 from clipself_seg.evaluation.coco_objects import ImageDetections
@@ -147,7 +147,8 @@ def image_overlaps(
     labels = np.array([index_of.get(label, NO_CLASS) for label in label_ids])
     truth = (labels != NO_CLASS) & vocabulary.thing[labels]
     counts = np.array(
-        [np.bincount(positions[mask], minlength=len(listed)) for mask in masks], dtype=np.int64
+        [np.bincount(positions[mask.astype(bool)], minlength=len(listed)) for mask in masks],
+        dtype=np.int64,
     ).reshape(len(masks), len(listed))
     some = counts.any(axis=1)
     classes, scores, counts = classes[some], scores[some], counts[some]
@@ -256,7 +257,7 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
             self._images[sample["image_id"]] = image_overlaps(
                 values.astype(np.int64),
                 self.vocabulary,
-                instances.pred_masks.cpu().numpy().astype(bool),
+                mask_arrays(instances.pred_masks),
                 instances.pred_classes.cpu().numpy(),
                 instances.scores.cpu().numpy(),
             )

@@ -1,16 +1,27 @@
-// Sends an image and words to the server, and shows what comes back.
+// Sends an image and words to the server's API, and shows what comes back.
 
 const SIDE_OF_UPLOAD = 1600; // a larger image is made smaller before it is sent, as the server would
 const LEAST_DRAG = 6; // pixels, below which it is a click
 
-async function encoded(blob) {
-  const address = await new Promise((resolve, reject) => {
+function addressOf(blob) {
+  return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
     reader.onerror = () => reject(new Error("The file cannot be read."));
     reader.readAsDataURL(blob);
   });
+}
+
+async function encoded(blob) {
+  const address = await addressOf(blob);
   return address.slice(address.indexOf(",") + 1);
+}
+
+async function pictureOf(address) {
+  const picture = new Image();
+  picture.src = address;
+  await picture.decode();
+  return picture;
 }
 
 // Smaller where that is needed; a format that the browser does not know goes as it is.
@@ -26,10 +37,11 @@ async function fitted(blob) {
 }
 
 async function ask(task, body) {
-  // With the token of the page's own address.
-  const answer = await fetch(`/api/${task}${location.search}`, {
+  // With the token of the page's own address, which is out of addresses that are kept in logs.
+  const token = new URLSearchParams(location.search).get("token");
+  const answer = await fetch(`/api/${task}`, {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
     body,
   }).catch(() => {
     throw new Error("The server does not answer.");
@@ -40,67 +52,84 @@ async function ask(task, body) {
 }
 
 // `answer` gives the answer to a task, of the server or of the page.
-async function show(answer, tasks, name) {
-  if (tasks.length) byId("results").hidden = false;
-  const asked = Promise.all(tasks.map((task) => showResult(task, answer)));
-  await showMaps(answer, tasks, name);
-  await asked;
+async function show(answer, tasks, name, file) {
+  const maps = answer("maps");
+  // A format that the browser does not know is drawn as the server shows it.
+  const picture = addressOf(file).then(pictureOf).catch(async () => pictureOf((await maps).image.jpeg));
+  const asked = tasks.map((task) => showResult(task, answer(task), picture));
+  byId("results")?.toggleAttribute("hidden", false);
+  await Promise.all([maps.then((said) => showMaps(said, name)), picture, ...asked]);
 }
 
-async function showMaps(answer, tasks, name) {
-  const wanted = tasks.includes("panoptic") ? ["maps", "view"] : ["maps"];
-  const [maps, view] = await Promise.all(wanted.map(answer));
-  const explorer = new Explorer({ ...maps.models, panoptic: view?.model ?? null });
+async function showMaps({ models, image }, name) {
+  const explorer = new Explorer(models);
   window.explorer = explorer;
   await explorer.begin();
   byId("exploring").hidden = false;
-  await explorer.show({ ...maps.image, name, panoptic: view?.image ?? null });
+  byId("maps-title").hidden = false;
+  await explorer.show({ ...image, name });
 }
 
-async function showResult(task, answer) {
+async function showResult(task, asked, picture) {
   const part = document.querySelector(`.result[data-task="${task}"]`);
-  const [note, image, table] = ["p", "img", "table"].map((kind) => part.querySelector(kind));
+  const [note, canvas, table] = ["p", "canvas", "table"].map((kind) => part.querySelector(kind));
   note.textContent = "The model is running ...";
-  image.hidden = true;
+  canvas.hidden = true;
   table.hidden = true;
   try {
-    const { warning, overlay, columns, rows, more } = await answer(task);
-    image.src = overlay;
-    image.alt = rows.length ? `The image with ${rows.map(([name]) => name).join(", ")}` : "The image";
-    image.hidden = false;
-    const count = rows.length ? (more ? `${more} more are not listed` : "") : "Nothing was found.";
-    note.textContent = [warning, count].filter(Boolean).join(". ");
-    table.hidden = rows.length === 0;
-    table.tHead.rows[0].replaceChildren(...columns.map((text) => cellOf("th", "col", text)));
-    table.tBodies[0].replaceChildren(...rows.map(rowOf));
+    const answer = await asked;
+    drawAnswer(canvas, await picture, answer);
+    canvas.hidden = false;
+    const absent = answer.absent.length ? `Not in the image: ${answer.absent.join(", ")}` : "";
+    const nothing = answer.segments.length ? "" : "Nothing was found";
+    note.textContent = [answer.warning, nothing, absent].filter(Boolean).join(". ");
+    table.hidden = answer.segments.length === 0;
+    table.tBodies[0].replaceChildren(...answer.segments.map((segment) => rowOf(task, segment, answer)));
   } catch (error) {
     note.textContent = error.message;
   }
 }
 
-function rowOf(cells) {
+function rowOf(task, { name, colour, score, area, thing, seen }, { width, height }) {
   const row = document.createElement("tr");
-  row.append(...cells.map((text, index) => (index ? cellOf("td", "", text) : cellOf("th", "row", text))));
+  const head = document.createElement("th");
+  const swatch = document.createElement("i");
+  const label = document.createElement("bdi");
+  swatch.style.background = `rgb(${colour})`;
+  label.textContent = name;
+  head.scope = "row";
+  head.append(swatch, label);
+  const kind = thing ? "thing" : "stuff";
+  const about = [task === "panoptic" && kind, seen === false && "unseen"].filter(Boolean).join(", ");
+  const percent = (100 * area) / (width * height);
+  const cells = [score.toFixed(2), `${percent.toFixed(percent < 10 ? 1 : 0)} %`, about].map((text) => {
+    const cell = document.createElement("td");
+    cell.textContent = text;
+    return cell;
+  });
+  row.append(head, ...cells);
   return row;
 }
 
-function cellOf(kind, scope, text) {
-  const cell = document.createElement(kind);
-  if (scope) cell.scope = scope;
-  cell.dir = "auto";
-  cell.textContent = text;
-  return cell;
-}
-
-// Boxes that are drawn with the mouse in the image or a map, as fractions of it.
+// Boxes that are drawn in the image or a map, as fractions of it: by a mouse at any time, by a finger after a press on
+// the button, since it scrolls the page otherwise.
 function listenForBoxes(drawn) {
   let from = null;
   let box = null;
+  const button = byId("draw");
+  const setDrawing = (on) => {
+    button.setAttribute("aria-pressed", on);
+    document.body.classList.toggle("drawing", on);
+  };
+  const isDrawing = () => document.body.classList.contains("drawing");
+  button.onclick = () => setDrawing(!isDrawing());
   const fraction = (at, start, length) => Math.min(1, Math.max(0, (at - start) / length));
   document.addEventListener("pointerdown", (event) => {
     const place = event.target.closest?.(".place");
-    if (place && event.button === 0 && event.pointerType !== "touch") from = { place, x: event.clientX, y: event.clientY };
+    const draws = event.pointerType !== "touch" || isDrawing();
+    if (place && event.button === 0 && draws) from = { place, x: event.clientX, y: event.clientY };
   });
+  document.addEventListener("pointercancel", () => (from = box = null));
   document.addEventListener("dragstart", (event) => event.target.closest?.(".place") && event.preventDefault());
   document.addEventListener("pointermove", (event) => {
     if (!from || (!box && Math.hypot(event.clientX - from.x, event.clientY - from.y) < LEAST_DRAG)) return;
@@ -122,6 +151,7 @@ function listenForBoxes(drawn) {
       const swallow = (event) => event.stopPropagation();
       document.addEventListener("click", swallow, { capture: true, once: true });
       setTimeout(() => document.removeEventListener("click", swallow, true));
+      setDrawing(false);
       drawn(box);
     }
     from = box = null;
@@ -176,10 +206,11 @@ async function look(file, name, { tasks, limits }, examples) {
     image,
     words: byId("typed-words").value,
     stuff: byId("typed-stuff")?.value ?? "",
+    absent: byId("absent").checked ? "mark" : null,
     examples,
   });
   if (body.length > limits.size) throw new Error(`The image is larger than ${limits.size / 1e6} MB.`);
-  await show((task) => ask(task, body), tasks, name);
+  await show((task) => ask(task, body), tasks, name, file);
 }
 
 function serve() {
@@ -188,7 +219,7 @@ function serve() {
   let last = null;
   const examples = makeExamples(() => last?.file);
   // One question at a time: answers of two would stand side by side as if they were of one image.
-  const askers = [byId("look"), byId("file"), ...document.querySelectorAll(".example")];
+  const askers = [byId("look"), byId("file"), byId("camera"), ...document.querySelectorAll(".example")];
   const setBusy = (busy) => askers.forEach((control) => (control.disabled = busy));
   const go = async (file, name, work = look(file, name, server, examples)) => {
     last = { file, name };
@@ -199,7 +230,8 @@ function serve() {
       byId("asking").textContent = "";
     } catch (error) {
       byId("asking").textContent = error.message;
-      byId("exploring").hidden = true; // the maps of an earlier question are no answer to this one
+      byId("exploring").hidden = true;
+      byId("maps-title").hidden = true; // the maps of an earlier question are no answer to this one
     }
     setBusy(false);
     document.body.dataset.answered = Number(document.body.dataset.answered ?? 0) + 1;
@@ -214,14 +246,24 @@ function serve() {
   byId("file").addEventListener("change", () => {
     if (byId("file").files.length) byId("ask").requestSubmit();
   });
+  const goWithout = (file, name) => {
+    byId("file").value = "";
+    go(file, name);
+  };
+  byId("camera").addEventListener("change", () => {
+    const [file] = byId("camera").files;
+    if (file) goWithout(file, file.name);
+  });
+  document.addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+    if (file && !byId("look").disabled) goWithout(file, "pasted image");
+  });
+  byId("api").search = location.search;
   for (const image of document.querySelectorAll(".example img")) {
     const { src, alt } = image;
-    image.parentElement.addEventListener("click", () => {
-      byId("file").value = "";
-      go(bytesOf(src), alt);
-    });
+    image.parentElement.addEventListener("click", () => goWithout(bytesOf(src), alt));
     // The first one is answered in the page.
-    if (!last) go(bytesOf(src), alt, show((task) => server.first[task], server.tasks, alt));
+    if (!last) go(bytesOf(src), alt, show(async (task) => server.first[task], server.tasks, alt, bytesOf(src)));
   }
 }
 

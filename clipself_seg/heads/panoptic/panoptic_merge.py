@@ -1,8 +1,8 @@
 """Merges class probabilities and masks of queries into panoptic, semantic and instance outputs.
 
 The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory beyond inputs and
-outputs does not grow with the image; `canvas_labels`, which resizes scores, takes some classes at a time, and
-`merge_panoptic` of a large image resizes some masks at a time.
+outputs does not grow with the image; `canvas_labels`, which resizes scores, takes some classes at a time. Masks of a
+large image are resized some of them, or some columns, at a time.
 Decisions about queries are made on the host, after one transfer of scores and one of areas.
 
 Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and columns of the output. `probs` is
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.runtime import chunk_size, constant, on_cpu, widest
+from clipself_seg.data.masks import MASK_BYTES, EncodedMasks, encode_masks
 
 CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
 CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU
@@ -36,6 +37,7 @@ Segment = dict[str, Any]
 # Rows and columns of the canvas, of the resized image on it, and of the output, see `resize_masks`.
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 CLASS_NUMBERS = 2**26  # of class scores that are resized at once, on a CPU
+COLUMN_NUMBERS = 2**27  # of masks of some columns that are resized along rows
 
 
 def pixel_pieces(
@@ -264,44 +266,47 @@ def _contest(
 
 
 def _of_output_size(
-    mask_logits: Tensor, kept: Tensor, sizes: Sizes | None
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Yields which of the kept queries, masks of the output's size, and their rows in them (None for all)."""
-    if sizes is None:
-        yield slice(0, len(kept)), mask_logits, kept
-        return
-    for start in range(0, len(kept), TOGETHER):
-        queries = slice(start, min(start + TOGETHER, len(kept)))
-        yield queries, resize_masks(mask_logits[kept[queries]], *sizes), None
+    mask_logits: Tensor, kept: Tensor, sizes: Sizes | None, apart: bool = False
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yields which of the kept queries, masks of the output's size, and their rows in them; where they are resized or
+    `apart`, a few at a time."""
+    together = max(1, len(kept)) if sizes is None and not apart else TOGETHER
+    for start in range(0, len(kept), together):
+        queries = slice(start, min(start + together, len(kept)))
+        if sizes is None:
+            yield queries, mask_logits, kept[queries]
+        else:
+            resized = resize_masks(mask_logits[kept[queries]], *sizes)
+            yield queries, resized, torch.arange(len(resized), device=resized.device)
 
 
-def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
+def merge_semantic(probs: Tensor, mask_logits: Tensor, sizes: Sizes | None = None) -> Tensor:
     """Scores (K, H, W) float32 of each class: class times mask probability, summed over queries.
 
     Args:
         probs: class probabilities (Q, K + 1); void is left out.
         mask_logits: (Q, H, W), positive inside a mask.
+        sizes: those of `resize_masks`, to which masks of another size are brought some columns at a time; None for
+            masks that have the size of the output.
     """
     num_classes = _check(probs, mask_logits)
-    scores = mask_logits.new_empty((num_classes, *mask_logits.shape[1:]), dtype=torch.float32)
-    for piece, scores_KP in _class_scores(probs, mask_logits):
-        scores.view(num_classes, -1)[:, piece] = scores_KP
+    size = mask_logits.shape[1:] if sizes is None else sizes[-1]
+    scores = mask_logits.new_empty((num_classes, *size), dtype=torch.float32)
+    for pixels, scores_KP in _class_scores(probs, mask_logits, sizes):
+        scores.view(num_classes, -1)[:, pixels] = scores_KP
     return scores
 
 
-def semantic_labels(probs: Tensor, mask_logits: Tensor) -> Tensor:
+def semantic_labels(probs: Tensor, mask_logits: Tensor, sizes: Sizes | None = None) -> Tensor:
     """Best class (H, W) int64 of every pixel, as the first maximum of `merge_semantic`'s scores.
 
-    The scores (K, H, W) themselves are never in memory as a whole.
-
-    Args:
-        probs: class probabilities (Q, K + 1); void is left out.
-        mask_logits: (Q, H, W), positive inside a mask.
+    The scores (K, H, W) themselves are never in memory as a whole. The arguments are those of `merge_semantic`.
     """
     _check(probs, mask_logits)
-    labels = mask_logits.new_zeros(mask_logits.shape[1:], dtype=torch.int64)
-    for piece, scores_KP in _class_scores(probs, mask_logits):
-        labels.view(-1)[piece] = first_best(scores_KP)[1]
+    size = mask_logits.shape[1:] if sizes is None else sizes[-1]
+    labels = mask_logits.new_zeros(size, dtype=torch.int64)
+    for pixels, scores_KP in _class_scores(probs, mask_logits, sizes):
+        labels.view(-1)[pixels] = first_best(scores_KP)[1]
     return labels
 
 
@@ -354,17 +359,49 @@ def canvas_labels(
     return labels_P.view(output_size)
 
 
-def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yields a slice of the flattened pixels and their class scores (K, P)."""
+def _class_scores(
+    probs: Tensor, mask_logits: Tensor, sizes: Sizes | None
+) -> Iterator[tuple[slice | Tensor, Tensor]]:
+    """Yields some of the flattened pixels and their class scores (K, P)."""
     class_KQ = probs[:, :-1].float().T
-    for piece, logits in pixel_pieces(mask_logits, more=len(class_KQ)):
-        with full_precision(logits.device):
-            yield piece, class_KQ @ logits.sigmoid_()
+    for columns, masks in _of_columns(mask_logits, sizes):
+        for piece, logits in pixel_pieces(masks, more=len(class_KQ)):
+            with full_precision(logits.device):
+                pixels = piece if columns is None else columns[piece]
+                yield pixels, class_KQ @ logits.sigmoid_()
+
+
+def _of_columns(mask_logits: Tensor, sizes: Sizes | None) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """Yields the numbers of the pixels of some columns (None for all pixels), and all masks (Q, H, n) there.
+
+    They have the bits of `resize_masks`, from 128 rows on: a bilinear resize is one along rows and then one down
+    columns, and the second needs no other columns.
+    """
+    if sizes is None:
+        yield None, mask_logits
+        return
+    canvas, image, (rows, columns) = sizes
+    numbers = max(1, len(mask_logits) * image[0] * LANES)
+    count = max(1, COLUMN_NUMBERS // numbers) * LANES
+    above = columns * torch.arange(rows, device=mask_logits.device)[:, None]
+    for some in torch.arange(columns, device=mask_logits.device).split(count):
+        along = torch.empty(len(mask_logits), image[0], len(some), device=mask_logits.device)
+        for target, on_image in _on_image(along, mask_logits, canvas, image):
+            for own, part in zip(target.split(TOGETHER), on_image.split(TOGETHER, dim=1)):
+                whole = F.interpolate(part, (image[0], columns), mode="bilinear")
+                own.copy_(whole[0].index_select(2, some))
+        for few, part in zip(some.split(LANES), along.split(LANES, dim=2)):
+            masks = F.interpolate(part[None], (rows, len(few)), mode="bilinear")[0]
+            yield (above + few).flatten(), masks
 
 
 @torch.no_grad()
 def merge_instances(
-    probs: Tensor, mask_logits: Tensor, thing_ids: Collection[int] | None, top_k: int = 100
+    probs: Tensor,
+    mask_logits: Tensor,
+    thing_ids: Collection[int] | None,
+    top_k: int = 100,
+    sizes: Sizes | None = None,
 ) -> Instances:
     """Instances of the best pairs of query and class, things only.
 
@@ -377,9 +414,10 @@ def merge_instances(
         mask_logits: (Q, H, W), positive inside a mask.
         thing_ids: indices of the thing classes, in [0, K); None keeps all classes.
         top_k: number of pairs, at least 0.
+        sizes: see `merge_panoptic`.
 
     Returns:
-        n instances of an (H, W) image: "pred_masks" (n, H, W) bool, "scores" (n,) float32,
+        n instances of an (H, W) image: "pred_masks" (n, H, W) bool or `EncodedMasks`, "scores" (n,) float32,
         "pred_classes" (n,) int64, and "pred_boxes", which are all 0: only masks are meant to be
         evaluated. They are in order of falling class probability, equal ones in that of query and
         class.
@@ -401,16 +439,25 @@ def merge_instances(
     else:
         _with_finite(probs)
     queries = order // num_classes
-    height, width = mask_logits.shape[1:]
-    masks = mask_logits.new_empty((len(queries), height * width), dtype=torch.bool)
+    size = tuple(mask_logits.shape[1:]) if sizes is None else sizes[-1]
+    encodes = len(queries) * math.prod(size) > MASK_BYTES
+    masks, codes = (
+        mask_logits.new_empty((len(queries) * (not encodes), *size), dtype=torch.bool),
+        [],
+    )
     exact = widest(class_scores.device)
     inside, area = class_scores.new_zeros(2, len(queries), dtype=exact)
-    for piece, logits in pixel_pieces(mask_logits, queries):
-        mask = torch.gt(logits, 0, out=masks[:, piece])
-        inside += (logits.sigmoid_() * mask).sum(dim=1)
-        area += mask.sum(dim=1)
-    instances = Instances((height, width))
-    instances.pred_masks = masks.view(len(queries), height, width)
+    for pairs, resized, rows in _of_output_size(mask_logits, queries, sizes, apart=encodes):
+        own = masks.new_empty((len(rows), *size)) if encodes else masks[pairs]
+        # Pieces as of all pairs, for sums of other pieces have other bits.
+        for piece, logits in pixel_pieces(resized, rows, more=len(queries) - len(rows)):
+            mask = torch.gt(logits, 0, out=own.flatten(1)[:, piece])
+            inside[pairs].add_((logits.sigmoid_() * mask).sum(dim=1))
+            area[pairs].add_(mask.sum(dim=1))
+        if encodes:
+            codes += encode_masks(own.cpu().numpy())
+    instances = Instances(size)
+    instances.pred_masks = EncodedMasks(codes) if encodes else masks
     instances.pred_boxes = Boxes(class_scores.new_zeros(len(queries), 4))
     instances.scores = class_scores * (inside / (area + 1e-6)).float()
     instances.pred_classes = order % num_classes

@@ -7,6 +7,7 @@ the padded square, but for detections, which are in pixels of the original image
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,6 +29,7 @@ from clipself_seg.clip.templates import templates_text
 from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.masks import MASK_BYTES, EncodedMasks, encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation_losses import cosine_distance
@@ -261,8 +263,7 @@ class FViT(ModelBase):
                 labels = detected.labels
                 instances.pred_classes = labels if chosen is None else chosen[labels]
                 if masks is not None:
-                    pasted = paste_masks_in_image(masks, detected.boxes, original)
-                    instances.pred_masks = pasted.bool()
+                    instances.pred_masks = _pasted(masks, detected.boxes, original)
                 outputs.append({"instances": instances})
             return outputs
 
@@ -396,3 +397,11 @@ class FViT(ModelBase):
 def _scale(size: tuple[int, int], original: tuple[int, int], boxes: Tensor) -> Tensor:
     """Pixels of the image that the model sees for each pixel of the original, (4,), as boxes (n, 4) are divided by."""
     return constant([size[1] / original[1], size[0] / original[0]] * 2, boxes)
+
+
+def _pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor | EncodedMasks:
+    """Masks (n, H, W) bool of an image from those (n, 28, 28) in [0, 1] of its boxes (n, 4)."""
+    if len(masks) * math.prod(size) <= MASK_BYTES:
+        return paste_masks_in_image(masks, boxes, size).bool()
+    parts = (paste_masks_in_image(*one, size) for one in zip(masks.split(1), boxes.split(1)))
+    return EncodedMasks(encode_masks(part[0].cpu().numpy() for part in parts))

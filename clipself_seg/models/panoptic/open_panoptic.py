@@ -32,16 +32,9 @@ from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import class_logits, only_classes
 from clipself_seg.models import model_protocols
 from clipself_seg.models.model_base import ModelBase, save_atomically, sizes_of
-from clipself_seg.models.panoptic import panoptic_checkpoint
+from clipself_seg.models.panoptic import panoptic_checkpoint, panoptic_outputs
 from clipself_seg.models.panoptic.mask_sources import MaskSource
 from clipself_seg.models.panoptic.panoptic_config import panoptic_parts
-from clipself_seg.models.panoptic.panoptic_outputs import (
-    FusionSettings,
-    GeneratorOutput,
-    Masks,
-    MergeSettings,
-    make_outputs,
-)
 
 
 @META_ARCH_REGISTRY.register()
@@ -65,8 +58,8 @@ class OpenPanoptic(ModelBase):
         masks: MaskSource,
         branch: ClipBranch,
         branch_bank: TextBank,
-        fusion: FusionSettings,
-        settings: MergeSettings,
+        fusion: panoptic_outputs.FusionSettings,
+        settings: panoptic_outputs.MergeSettings,
         test_precision: torch.dtype | None = None,
         flip: bool = False,
     ) -> None:
@@ -221,7 +214,7 @@ class OpenPanoptic(ModelBase):
     @torch.no_grad()
     def generate(
         self, sample: Sample, classes: model_protocols.Classes | None = None
-    ) -> GeneratorOutput:
+    ) -> panoptic_outputs.GeneratorOutput:
         """Masks of an image and the generator's scores of them.
 
         Args:
@@ -238,7 +231,7 @@ class OpenPanoptic(ModelBase):
     def name_masks(
         self,
         sample: Sample,
-        masks: Masks,
+        masks: panoptic_outputs.Masks,
         fusions: Mapping[str, Fusion] | None = None,
         classes: model_protocols.Classes | None = None,
     ) -> model_protocols.Outputs:
@@ -272,11 +265,14 @@ class OpenPanoptic(ModelBase):
             for name, fusion in asked.items()
         }
         settings, labels = self.settings, bool(fusions)
-        made = make_outputs(masks, probs, size, classes.things, settings, labels)
+        made = panoptic_outputs.make_outputs(masks, probs, size, classes.things, settings, labels)
         return {"fusions": made} if fusions else made["own"]
 
     def clip_scores(
-        self, sample: Sample, masks: Masks, classes: model_protocols.Classes | None = None
+        self,
+        sample: Sample,
+        masks: panoptic_outputs.Masks,
+        classes: model_protocols.Classes | None = None,
     ) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see.
 

@@ -74,9 +74,9 @@ class MergeSettings:
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
-# Numbers of resized masks from which on they are never in memory together, where nothing but segments is asked for.
-# Small images have the bits of all masks at once, which torch's resizing does not give of any few.
-MANY_NUMBERS = 2**26
+# Numbers of resized masks from which on they are never in memory together, where nothing but segments is asked for, and
+# where more is. Small images have the bits of all masks at once, which torch's resizing does not give of any few.
+MANY_NUMBERS, MOST_NUMBERS = 2**26, 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,32 +201,36 @@ def make_outputs(
         "mask_scores" and "mask_classes" (Q,).
     """
     outputs: dict[str, Outputs] = {name: {} for name in probs}
-    if isinstance(source, UnnamedMasks):
+    masks_given = isinstance(source, UnnamedMasks)
+    if masks_given:
         for name, (_, own) in probs.items():
             outputs[name]["mask_scores"], outputs[name]["mask_classes"] = own[:, :-1].max(dim=1)
     sizes = (source.canvas, source.image_size, size)
-    mask_logits = source.mask_logits
     thresholds = (settings.object_threshold, settings.overlap_threshold)
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
-    if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
-        for name, (_, own) in probs.items():
-            merged = panoptic_merge.merge_panoptic(own, mask_logits, things, *thresholds, sizes)
-            outputs[name]["panoptic_seg"] = merged
-        return outputs
+    most = MANY_NUMBERS if alone else MOST_NUMBERS
+    # Masks that somebody gave have the size of the image.
+    many = len(source.mask_logits) * size[0] * size[1] > most and not masks_given
+    separate = sizes if many else None
     masks = None
     for name, (fusion, own) in probs.items():
         made = outputs[name]
         if labels and set(fusion.tasks) == {"semantic"} and not settings.masks_first:
-            made["sem_seg_labels"] = panoptic_merge.canvas_labels(own, mask_logits, *sizes)
+            made["sem_seg_labels"] = panoptic_merge.canvas_labels(own, source.mask_logits, *sizes)
             continue
         if masks is None:
-            masks = panoptic_merge.resize_masks(mask_logits, *sizes)
+            masks = source.mask_logits
+            masks = masks if separate else panoptic_merge.resize_masks(masks, *sizes)
         if "panoptic" in fusion.tasks:
-            made["panoptic_seg"] = panoptic_merge.merge_panoptic(own, masks, things, *thresholds)
+            made["panoptic_seg"] = panoptic_merge.merge_panoptic(
+                own, masks, things, *thresholds, separate
+            )
         if "instances" in fusion.tasks:
-            made["instances"] = panoptic_merge.merge_instances(own, masks, things, settings.top_k)
+            made["instances"] = panoptic_merge.merge_instances(
+                own, masks, things, settings.top_k, separate
+            )
         if "semantic" in fusion.tasks and labels:
-            made["sem_seg_labels"] = panoptic_merge.semantic_labels(own, masks)
+            made["sem_seg_labels"] = panoptic_merge.semantic_labels(own, masks, separate)
         elif "semantic" in fusion.tasks:
-            made["sem_seg"] = panoptic_merge.merge_semantic(own, masks)
+            made["sem_seg"] = panoptic_merge.merge_semantic(own, masks, separate)
     return outputs

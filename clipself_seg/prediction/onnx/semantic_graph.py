@@ -85,6 +85,7 @@ class CATSegGraph(nn.Module):
         self.model = model
         # In groups, which fit a CPU's cache, each group of classes would be traced by itself.
         model.aggregator.classes_at_once = 0
+        model.aggregator.checkpointing = False  # whose second pass is no part of a graph
         self.register_buffer(
             "text_KPE",
             None if text_tower else model.texts.embed(model.names, model.classes.examples),
@@ -184,10 +185,9 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
 
 def _checks(side: int, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """Images and texts of other numbers and sizes than the traced ones: square, wide, and of less than a cell."""
-    many = len(inputs["images"])
     for count, rows, columns, classes in (
         (1, side, side, 2),
-        (many, side // 2, side + 9, 5),
+        (len(inputs["images"]), side // 2, side + 9, 5),
         (1, 5, 7, 1),
     ):
         images = torch.rand(count, 3, rows, columns) * 255

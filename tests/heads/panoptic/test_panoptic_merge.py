@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from bench.plain_panoptic import plain_panoptic
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.masks import EncodedMasks
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic import panoptic_merge
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -222,6 +223,30 @@ def test_official_outputs_of_resized_masks(case):
     assert rows == case["resized_segments"].tolist()
     assert (semantic_labels(probs, masks) != case["resized_semantic_argmax"]).sum() <= 5
     check_instances(merge_instances(probs, masks, things), case, "resized_instance", masks, 5)
+
+
+@pytest.mark.parametrize("image, output", [((60, 75), (400, 333)), ((64, 96), (200, 70))])
+def test_outputs_of_a_large_image_are_those_of_all_masks_at_once(monkeypatch, image, output):
+    sizes = ((64, 96), image, output)
+    probs, masks = random_queries(11, 5, (16, 24))
+    whole = resize_masks(masks, *sizes)
+    monkeypatch.setattr(panoptic_merge, "COLUMN_NUMBERS", 1)
+    assert torch.equal(semantic_labels(probs, masks, sizes), semantic_labels(probs, whole))
+    scores = merge_semantic(probs, whole)
+    torch.testing.assert_close(merge_semantic(probs, masks, sizes), scores, rtol=1e-6, atol=1e-6)
+    expected = merge_instances(probs, whole, THINGS, 20)
+    resized = merge_instances(probs, masks, THINGS, 20, sizes)
+    assert torch.equal(resized.pred_masks, expected.pred_masks)
+    monkeypatch.setattr(panoptic_merge, "MASK_BYTES", 0)
+    for found in (
+        merge_instances(probs, masks, THINGS, 20, sizes),
+        merge_instances(probs, whole, THINGS, 20),
+    ):
+        assert isinstance(found.pred_masks, EncodedMasks) and len(found) > 2
+        assert np.array_equal(found.pred_masks.all(), expected.pred_masks.numpy())
+        assert torch.equal(found.scores, expected.scores)
+        sure = found.scores > found.scores.median()
+        assert np.array_equal(found[sure].pred_masks.all(), expected.pred_masks[sure].numpy())
 
 
 def test_no_query_is_resized_to_no_mask():

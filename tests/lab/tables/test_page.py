@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from clipself_seg.errors import InputError
 from lab import ROOT
 from lab.tables.page import _style, write_figure, write_page
 from lab.tables.runs import resolve
-from lab.tables.sections import find_number, make_section, spread_cells
+from lab.tables.sections import JudgedClaim, find_number, make_section, spread_cells
 from lab.tables.store import Store
 from lab.tables.table import read_table
 from tests.lab.tables.worlds import FOLLOWED, TABLE, finish, write_table
@@ -50,9 +51,12 @@ def test_rows_claims_commands_and_cost(tmp_path):
             "holds",
         ],
     ]
-    assert section.reasons == [] and [one[1:] for one in section.judged] == [("text", "holds")]
+    (claim,) = section.judged
+    assert section.reasons == [] and (claim.source, claim.verdict) == ("text", "holds")
+    assert [verdict for _, verdict in claim.compared] == ["holds"]
     original, patches = section.commands
-    assert original[2:] == ["any", "abc", "123", "1.5"] and patches[2] == "0 1 2"
+    assert re.fullmatch(r"any: [0-9a-f]{12}", original[2]) and original[3:] == ["abc", "123", "1.5"]
+    assert re.fullmatch(r"0: [0-9a-f]{12}, 1: [0-9a-f]{12}, 2: [0-9a-f]{12}", patches[2])
     assert " train --config-file configs/mini/patches.yaml --resume" in patches[1]
     assert " OUTPUT_DIR output/reproduce/" in patches[1] and str(tmp_path) not in patches[1]
     assert sum(section.minutes.values()) == 6
@@ -186,11 +190,30 @@ def test_a_page_has_the_numbers_and_the_index_leads_to_it(tmp_path):
     assert "4 runs, 6 core-minutes" in text and "| [Table 9](9.md) |" in text
 
 
-def test_the_page_begins_with_the_number_of_each_verdict_and_counts_once_what_repeats(tmp_path):
+def judge(compared, source, verdict, number=1):
+    return JudgedClaim(number, f"{compared}.", source, verdict, ((compared, verdict),))
+
+
+def test_the_page_begins_with_the_claims_and_names_those_that_do_not_hold(tmp_path):
     section = section_of(tmp_path, NUMBERS)
     judged = (
-        [("a", "numbers", "holds"), ("b", "text", "does not hold")],
-        [("a", "text", "holds"), ("c", "", "not run"), ("b", "", "does not hold")],
+        [judge("a", "text", "holds"), judge("b", "text", "does not hold", 2)],
+        [judge("a", "text", "holds"), judge("c", "numbers", "does not hold")],
+        [judge("d", "text", "does not hold in print"), judge("e", "", "does not hold")],
+    )
+    sections = [dataclasses.replace(section, judged=one) for one in judged]
+    text = write_page(sections, tmp_path / "docs", "mini").read_text()
+    said = "3 claims of the paper's text: holds 1, does not hold 1, does not hold in print 1."
+    assert text.split("\n\n")[1] == said
+    named = ["* [Table 9](9.md), claim 2: b.", "* [Table 9](9.md), claim 1: d. (In print.)"]
+    assert [line for line in text.splitlines() if line.startswith("* ")] == named
+
+
+def test_the_page_counts_the_verdicts_of_inequalities_and_counts_once_what_repeats(tmp_path):
+    section = section_of(tmp_path, NUMBERS)
+    judged = (
+        [judge("a", "numbers", "holds"), judge("b", "text", "does not hold")],
+        [judge("a", "text", "holds"), judge("c", "", "not run"), judge("b", "", "does not hold")],
     )
     sections = [dataclasses.replace(section, judged=one) for one in judged]
     lines = write_page(sections, tmp_path / "docs", "mini").read_text().splitlines()
@@ -215,7 +238,7 @@ def test_inequalities_of_the_same_runs_are_the_same_in_whichever_table(tmp_path)
         runs = {run: [resolve(table.runs["mini"], run, 0)] for run in table.shown_runs("mini")}
         assert make_section(table, "mini", runs, Store(tmp_path)).judged == section.judged
     (here,), (real,) = section.judged, section_of(tmp_path, {}, "real").judged
-    assert here[0] != real[0]
+    assert here.compared[0][0] != real.compared[0][0]
 
 
 def test_rows_of_other_methods_stand_below_the_others_and_in_no_figure(tmp_path):
@@ -259,17 +282,26 @@ def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):
 
 
 def test_the_readme_has_the_numbers_of_the_page():
-    lines = (ROOT / "docs/tables/index.md").read_text().splitlines()
-    text, numbers = (
-        [int(cell.strip() or 0) for cell in line.split("|")[2:5]]
-        for line in lines
-        if line.startswith(("| all that the paper's text says |", "| all that its numbers say,"))
-    )
+    text = (ROOT / "docs/tables/index.md").read_text()
+    claims, counted = re.search(r"^(\d+) claims of the paper's text: (.+)\.$", text, re.M).groups()
+    numbers = dict(re.match(r"(.+) (\d+)$", part).groups() for part in counted.split(", "))
     readme = " ".join((ROOT / "README.md").read_text().split())
-    holds, fails, noise = text
-    assert f"{sum(text)} inequalities of the paper's text run in miniature" in readme
-    assert f"{holds} hold, {fails} do not, {noise} are within noise." in readme
-    assert f"Of {sum(numbers)} that its numbers alone make, {numbers[0]}, " in readme
+    assert (
+        f"{claims} claims of the paper's text: {numbers['holds']} hold in miniature, "
+        f"{numbers['does not hold']} do not, {numbers['within noise']} are within noise, "
+        f"{numbers['not measured']} are not measured; of those about printed numbers of other methods "
+        f"{numbers['holds in print']} hold and {numbers['does not hold in print']} does not"
+    ) in readme
+
+
+def test_a_claim_that_a_reader_recomputes_is_that_of_the_page(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```python\n(.+?)```", (ROOT / "docs/numbers.md").read_text(), re.S)
+    exec(block, {})
+    difference, verdict = capsys.readouterr().out.strip().split(": ")
+    row = r"^\| Boxes Top1: original CLIP < M = 6 .+ \| (.+) \| (.+) \|$"
+    page = (ROOT / "docs/tables/1a.md").read_text()
+    assert re.search(row, page, re.M).groups() == (difference, verdict)
 
 
 def test_no_two_lines_of_a_figure_look_alike():

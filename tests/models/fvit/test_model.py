@@ -177,11 +177,15 @@ def test_proposals_are_those_that_detection_scores(monkeypatch):
         assert len(boxes) > 0 and (scores.diff() <= 0).all() and not boxes.requires_grad
 
 
-def test_masks_of_detections_are_in_the_original_image_also_where_there_are_none():
+def test_masks_of_detections_are_in_the_original_image_also_where_there_are_none(monkeypatch):
     model = tiny(SCORE_THRESHOLD=0.0, MASKS=True).eval()
     model.set_vocabulary(["red ball"])
-    (output,) = model([sample() | {"height": 90, "width": 80}])
-    assert len(output["instances"]) and output["instances"].pred_masks.shape[1:] == (90, 80)
+    samples = [sample() | {"height": 90, "width": 80}]
+    whole = model(samples)[0]["instances"].pred_masks
+    assert len(whole) and whole.shape[1:] == (90, 80)
+    monkeypatch.setattr("clipself_seg.models.fvit.fvit.MASK_BYTES", 0)
+    encoded = model(samples)[0]["instances"].pred_masks  # of a large image
+    assert np.array_equal(encoded.all(), whole.numpy())
     none = tiny(SCORE_THRESHOLD=1.0, MASKS=True).eval()
     none.set_vocabulary(["red ball"])
     assert none([sample()])[0]["instances"].pred_masks.shape == (0, 64, 56)

@@ -188,7 +188,7 @@ def test_texts_of_three_scripts_have_clips_tokens():
     ("name", "opts"),
     [
         ("mini", ()),
-        ("mini", SLIDING),
+        ("mini", (*SLIDING, "MODEL.CAT_SEG.CHECKPOINTING", "True")),  # as CAT-Seg's recipe
         ("mini-clipself", WINDOWS),
         ("mini-clipself", ("MODEL.CLIP.ATTENTION", "naclip", "MODEL.CLIP.DENSE", "token")),
     ],

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipself_seg.files import atomic_path, write_text
-from lab.tables.claims import ABSENT, FAILS, FEW_SEEDS, HOLDS, NOISE, PRINTED
-from lab.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
+from lab.tables.claims import (
+    ABSENT,
+    FAILS,
+    FEW_SEEDS,
+    HOLDS,
+    NOISE,
+    NOT_RUN,
+    PRINTED,
+    UNMEASURED,
+)
+from lab.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, JudgedClaim, Section
 from lab.tables.table import Table
 
 # Okabe and Ito's colours, which differ for colour-blind readers too.
@@ -103,15 +113,16 @@ TOTALS = {
     "ours": "all that is ours in its tables",
     "": "all beyond the paper",
 }
+FAILING = "These do not hold; the page of each says why, or that no reason is known:"
 RULE = (
     "Numbers are mean ± standard deviation over seeds; differences are paired by seed, mean ± standard error. A "
     "claim holds if the 95 % interval of the mean difference (Student's t: 4.3 standard errors to each side with "
     "three seeds) lies above zero, does not hold if it lies below zero, and is within noise if zero is in it; "
     "fewer than three seeds give no verdict. Where no seed moves a number, since nothing is trained, the sign "
     "decides. What compares with rows of other methods, of which there are the paper's numbers alone, holds or "
-    "does not hold in print. A claim is the paper's text's, in our words, or of its numbers alone, or ours. An "
-    "inequality of the same runs counts once, whichever tables make it: for the paper's text if a sentence says "
-    "it."
+    "does not hold in print. A claim is the paper's text's, in our words, or of its numbers alone, or ours; of "
+    "several inequalities the worst one decides. An inequality of the same runs counts once, whichever tables "
+    "make it: for the paper's text if a sentence says it. So does a claim that repeats others."
 )
 
 
@@ -161,7 +172,12 @@ def _summary(sections: Sequence[Section], scale: str) -> list[list[str]]:
     lines = [*(f"[{_short(table)}]({table.name}.md)" for table in tables), *TOTALS.values()]
     counts = [dict.fromkeys(words, 0) for _ in lines]
     sources = [*TOTALS]
-    every = [(place, *one) for place, section in enumerate(sections) for one in section.judged]
+    every = [
+        (place, compared, claim.source, verdict)
+        for place, section in enumerate(sections)
+        for claim in section.judged
+        for compared, verdict in claim.compared
+    ]
     seen: set[Hashable] = set()
     for place, compared, source, verdict in sorted(every, key=lambda one: sources.index(one[2])):
         verdict = REPEATED if compared in seen else verdict if verdict in words else FEW_SEEDS
@@ -175,6 +191,39 @@ def _summary(sections: Sequence[Section], scale: str) -> list[list[str]]:
     ]
 
 
+def _text_claims(sections: Sequence[Section]) -> list[tuple[Table, JudgedClaim]]:
+    """The claims of the paper's text with their tables; one whose every comparison others make is left out."""
+    claims: list[tuple[Table, JudgedClaim]] = []
+    seen: set[Hashable] = set()
+    for section in sections:
+        for claim in section.judged:
+            compared = {of for of, _ in claim.compared}
+            if claim.source == "text" and not (compared and compared <= seen):
+                claims.append((section.table, claim))
+                seen |= compared
+    return claims
+
+
+def _claims_first(claims: Sequence[tuple[Table, JudgedClaim]]) -> str:
+    """How many claims have each verdict, and those that do not hold by name."""
+    counts = Counter(claim.verdict for _, claim in claims)
+    words = (HOLDS, FAILS, NOISE, *PRINTED.values(), FEW_SEEDS, NOT_RUN, UNMEASURED)
+    told = ", ".join(f"{word} {counts[word]}" for word in words if counts[word])
+    failing = [
+        f"* [{_short(table)}]({table.name}.md), claim {claim.number}: {claim.says}"
+        + (" (In print.)" if claim.verdict == PRINTED[False] else "")
+        for table, claim in claims
+        if claim.verdict in (FAILS, PRINTED[False])
+    ]
+    return "\n".join(
+        [
+            f"{len(claims)} claims of the paper's text: {told}.",
+            *(["", FAILING, ""] if failing else []),
+        ]
+        + failing
+    )
+
+
 def _short(table: Table) -> str:
     """The number of a table of the paper, and what another one is about."""
     number, _, about = table.title.partition(": ")
@@ -186,7 +235,9 @@ def _index(sections: Sequence[Section], scale: str) -> str:
     title, about = TITLES[scale], ABOUT[scale]
     if not any(section.table.of_paper for section in sections):
         title, about = OWN_TITLES[scale], ""
-    return _page([f"# {title}", about, RULE, _cost(sections, scale), summary])
+    claims = _text_claims(sections)
+    first = _claims_first(claims) if claims else ""
+    return _page([f"# {title}", first, about, RULE, _cost(sections, scale), summary])
 
 
 def _table_page(section: Section, has_figure: bool) -> str:

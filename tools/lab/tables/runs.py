@@ -167,8 +167,8 @@ RECORDED: Mapping[tuple[str, ...], tuple[str, ...]] = {
 }
 DIGITS = 12
 NAMED = "named "
-# By configuration, as docs/expected.md explains: hours of an A100 of a training, its memory with the images of each
-# step, and seconds of an A100 of an image's evaluation.
+# By configuration, as docs/tables/expected.md explains: hours of an A100 of a training, its memory with the images of
+# each step, and seconds of an A100 of an image's evaluation.
 COSTS: Mapping[str, Mapping[str, float]] = read_json(FOLDER / "costs.json")
 HOURS, SECONDS = COSTS["hours of a training"], COSTS["seconds of an image"]
 # On disk, of each number of an image tower that learns as a whole: two states of a training (value and two moments)

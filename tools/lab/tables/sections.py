@@ -44,7 +44,29 @@ SAID = {
 }
 CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
 COMPARED_HEADINGS = (*("row", "number", "paper", "ours", "difference"), "within run-to-run spread?")
-COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
+COMMAND_HEADINGS = (
+    *("row", "command", "seeds: end of the record's name"),
+    *("commit", "weights", "core-minutes a seed"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedClaim:
+    """A claim with its verdict.
+
+    Attributes:
+        number: its number in the table, from 1.
+        says: the claim in words.
+        source: whose it is, a key of `SOURCES`; "" in a table that the paper does not have.
+        verdict: the worst of those of its inequalities.
+        compared: the runs and paths that each inequality compares, equal if the runs are, and its verdict.
+    """
+
+    number: int
+    says: str
+    source: str
+    verdict: str
+    compared: tuple[tuple[Hashable, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +80,7 @@ class Section:
         headings: headings of the rows' table.
         body: its cells.
         others: headings, and rows of other methods below them; [] without any.
-        judged: what the claims' inequalities compare (equal if the runs are), whose they are, and their verdicts.
+        judged: its claims with their verdicts.
         claims: cells of the claims, below `CLAIM_HEADINGS`.
         reasons: notes, why claims do not hold, and why rows are absent.
         protocols: protocols of the numbers.
@@ -72,7 +94,7 @@ class Section:
     headings: list[str]
     body: list[list[str]]
     others: list[list[str]]
-    judged: list[tuple[Hashable, str, str]]
+    judged: list[JudgedClaim]
     claims: list[list[str]]
     reasons: list[str]
     protocols: list[str]
@@ -109,9 +131,14 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         for name, cells_of_row in zip(table.own, body):
             cells_of_row.append(_verdicts_of(name, verdicts))
     judged = [
-        (_compared(table, one, scale, runs), claim.source if table.of_paper else "", one.verdict)
-        for claim, own in zip(table.claims, verdicts)
-        for one in own
+        JudgedClaim(
+            number,
+            claim.says,
+            claim.source if table.of_paper else "",
+            overall(own),
+            tuple((_compared(table, one, scale, runs), one.verdict) for one in own),
+        )
+        for number, (claim, own) in enumerate(zip(table.claims, verdicts), 1)
     ]
     commands = [
         _command_cells(f"{row.title}, {of}" if of else row.title, runs[run], store)
@@ -300,12 +327,16 @@ def _verdicts_of(row: str, verdicts: Sequence[Sequence[Verdict]]) -> str:
 def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
     finished = {run.name: record for run in runs if (record := store.record(run)) is not None}
     commands = "; then ".join(command_text(run, RUNS_FOLDER) for run in runs[0].with_needs())
-    seeds = [str(run.seed) for run in runs if run.name in finished and run.seed is not None]
+    records = [
+        f"{'any' if run.seed is None else run.seed}: {run.name.rpartition('-')[2]}"
+        for run in runs
+        if run.name in finished
+    ]
     provenance = [record["provenance"] for record in finished.values()]
     return [
         title,
         commands,
-        " ".join(seeds) or ("any" if finished else "not run"),
+        ", ".join(dict.fromkeys(records)) or "not run",
         _distinct(provenance, "commit"),
         _distinct(provenance, "weights_hash"),
         _mean_minutes(finished.values()),

@@ -62,8 +62,8 @@ def read_label_map(
 
     Raises:
         InputError: the file is missing or corrupt, or has several channels, another size than the
-            image, a label outside the vocabulary, or labels above 255 cut to 8 bits; `label_values` has
-            values that no map has, or labels outside the vocabulary.
+            image, or a label outside the vocabulary; `label_values` has values that no map has, or labels
+            outside the vocabulary.
     """
     # As large as its image it may be.
     limit = images.MAX_PIXELS if size is None else max(images.MAX_PIXELS, size[0] * size[1])
@@ -175,13 +175,6 @@ def _check_labels(
         raise InputError(
             f"label map {path} has the value {shown}: expected 0 to {num_classes - 1}, or "
             f"{ignore_label} for ignored pixels\n{CAUSES}"
-        )
-    # A reader or writer of 8 bits cuts larger labels to 255, which is a valid class where there are
-    # more than 255; a map whose labels happen to be smaller is in order.
-    if labels.dtype == np.uint8 and num_classes > 255 != ignore_label and (labels == 255).any():
-        raise InputError(
-            f"label map {path} has 8 bits and the value 255, with {num_classes} classes: labels "
-            "above 254 were cut; prepare it again as 16-bit TIFF"
         )
 
 

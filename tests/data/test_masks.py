@@ -107,13 +107,6 @@ def test_another_size_than_the_image_is_refused(tmp_path):
         read(path, size=(1, 3), image="b.jpg")
 
 
-def test_a_large_vocabulary_cut_to_8_bits_shows_by_its_255s(tmp_path):
-    whole = {"num_classes": 847, "ignore_label": 65535}
-    assert read(write(tmp_path / "low.png", [[0, 254]]), **whole).tolist() == [[0, 254]]
-    with pytest.raises(InputError, match="has 8 bits and the value 255, with 847 classes"):
-        read(write(tmp_path / "cut.png", [[255, 3]]), **whole)
-
-
 def test_a_map_may_be_as_large_as_its_image_and_not_larger(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 5)
     path = write(tmp_path / "a.png", [[0, 3, 1], [255, 1, 0]])

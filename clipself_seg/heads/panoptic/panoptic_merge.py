@@ -374,8 +374,8 @@ def _class_scores(
 def _of_columns(mask_logits: Tensor, sizes: Sizes | None) -> Iterator[tuple[Tensor | None, Tensor]]:
     """Yields the numbers of the pixels of some columns (None for all pixels), and all masks (Q, H, n) there.
 
-    They have the bits of `resize_masks`, from 128 rows on: a bilinear resize is one along rows and then one down columns,
-    and the second needs no other columns.
+    They have the bits of `resize_masks`, from 128 rows on: a bilinear resize is one along rows and then one down
+    columns, and the second needs no other columns.
     """
     if sizes is None:
         yield None, mask_logits

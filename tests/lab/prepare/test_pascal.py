@@ -1,6 +1,8 @@
 """PASCAL VOC and Context: every pixel by the hand formula, on files in the official formats."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +13,12 @@ from pycocotools import mask as rle
 from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.errors import InputError
 from lab.prepare.common import Options
-from lab.prepare.pascal import prepare_pascal_context_59, prepare_pascal_context_459, prepare_voc20
+from lab.prepare.pascal import (
+    _read_mat,
+    prepare_pascal_context_59,
+    prepare_pascal_context_459,
+    prepare_voc20,
+)
 from tests.archives import check_registered, pixels
 
 CHOSEN = [
@@ -159,7 +166,7 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
         with pytest.raises(InputError, match="2008_000001.mat: LabelMap .* where 1 to 459"):
             prepare_pascal_context_459(options)
     write_mats(folder, {"2008_000001": np.array(["text"])})
-    with pytest.raises(InputError, match="LabelMap is not of numbers"):
+    with pytest.raises(InputError, match="LabelMap of numbers .it is no matrix of real numbers"):
         prepare_pascal_context_459(options)
     path = folder / "trainval/2008_000001.mat"
     path.write_bytes(bytes((1 << 18) + 1))  # unpacked it could be of any size
@@ -169,6 +176,41 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
         path.write_bytes(wrong)
         with pytest.raises(InputError, match="2008_000001.mat cannot be read as a .mat file"):
             prepare_pascal_context_459(options)
+
+
+def mat_element(kind, content):
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+@pytest.mark.parametrize(
+    "flags, sides, kind, message",
+    [
+        ((6, 0), (2, 3), 2, ""),
+        ((6, 0), (1 << 15, 1 << 15), 2, "32768 x 32768 values, of which the file has 6"),
+        ((6, 0), (-2, -3), 2, "-2 x -3 values"),
+        ((6, 0), (2, 3), 3, "2 x 3 values, of which the file has 3"),
+        ((6, 8), (2, 3), 2, "no matrix of real numbers"),  # complex
+        ((1, 0), (2, 3), 14, "no matrix of real numbers"),  # a cell
+        ((6, 0), (2, 3, 1), 2, "no matrix of real numbers"),
+        ((6, 0), (2, 3), 77, "no matrix of real numbers"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_mat_that_says_what_it_has_not_is_refused(
+    tmp_path, flags, sides, kind, message, compressed
+):
+    parts = [(6, bytes(flags) + bytes(6)), (5, struct.pack(f"<{len(sides)}i", *sides))]
+    parts += [(1, b"LabelMap"), (kind, bytes(range(1, 7)))]
+    matrix = mat_element(14, b"".join(mat_element(*part) for part in parts))
+    if compressed:
+        packed = zlib.compress(matrix)
+        matrix = struct.pack("<II", 15, len(packed)) + packed
+    (tmp_path / "a.mat").write_bytes(bytes(128) + matrix)
+    if not message:
+        assert _read_mat(tmp_path / "a.mat").tolist() == [[1, 3, 5], [2, 4, 6]]
+        return
+    with pytest.raises(InputError, match=f"a.mat cannot be read as a .mat file .*{message}"):
+        _read_mat(tmp_path / "a.mat")
 
 
 def test_voc_without_and_with_background(copy, tmp_path):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import reprlib
+import struct
+import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from pycocotools import mask as rle
 
 from clipself_seg.data.annotations import JsonObject
@@ -37,6 +40,21 @@ FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLAS
 """Label of background by folder of the label maps."""
 # Of a .mat, ten times what the largest has; zlib packs at most a thousand bytes into one, so 256 MiB come out.
 MOST_BYTES = 1 << 18
+# Of the .mat files of MATLAB's version 5: types of elements, classes of matrices, a flag, and the types of numbers.
+MAT_HEADER, MATRIX, COMPRESSED, COMPLEX = 128, 14, 15, 8
+NUMERIC = [bytes([number]) for number in range(6, 16)]
+NUMBERS = {
+    1: "<i1",
+    2: "<u1",
+    3: "<i2",
+    4: "<u2",
+    5: "<i4",
+    6: "<u4",
+    7: "<f4",
+    9: "<f8",
+    12: "<i8",
+    13: "<u8",
+}
 CONTEXT_CLASSES = 459
 MAX_SIDE = 8192  # pixels, far above the archive's 500
 JSON_HINT = (
@@ -243,7 +261,7 @@ def context_459_jobs(root: Path) -> tuple[list[MapJob], int]:
 
 def _convert_mat(job: MapJob) -> bool:
     values = _read_mat(job.source)
-    if values.ndim != 2 or values.min() < 1 or values.max() > CONTEXT_CLASSES:
+    if not (1 <= values.min() and values.max() <= CONTEXT_CLASSES):
         raise InputError(
             f"{job.source}: LabelMap has the shape {values.shape} and values from {values.min()} "
             f"to {values.max()}, where 1 to {CONTEXT_CLASSES} are expected\n{MAT_HINT}"
@@ -256,11 +274,49 @@ def _read_mat(path: Path) -> np.ndarray:
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path} has more than {MOST_BYTES} bytes: unpack it again\n{MAT_HINT}")
     try:
-        values: np.ndarray = scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"]
-    except Exception as error:  # scipy has many for a damaged file
+        return _label_map(path.read_bytes()[MAT_HEADER:])
+    except (ValueError, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again"
+            f"{path} cannot be read as a .mat file with a LabelMap of numbers ({in_short(error)}): unpack it again"
         ) from None
-    if values.dtype.kind not in "iuf" or not values.size:
-        raise InputError(f"{path}: LabelMap is not of numbers, or empty\n{MAT_HINT}")
-    return values
+
+
+def _label_map(content: bytes) -> np.ndarray:
+    """The matrix LabelMap (H, W) of what follows the header of a file of MATLAB's version 5, such as savemat writes.
+
+    Scipy's reader ends the process at some that are damaged.
+
+    Raises:
+        ValueError, zlib.error: there is none, or the file is damaged.
+    """
+    for kind, element in _elements(content):
+        if kind == COMPRESSED:
+            kind, element = next(_elements(zlib.decompress(element)), (0, b""))
+        parts = list(itertools.islice(_elements(element), 4)) if kind == MATRIX else []
+        if len(parts) < 4 or parts[2][1] != b"LabelMap":
+            continue
+        (_, flags), (_, sides), _, (kind, numbers) = parts
+        if len(sides) != 8 or flags[:1] not in NUMERIC or flags[1] & COMPLEX or kind not in NUMBERS:
+            raise ValueError("it is no matrix of real numbers")
+        height, width = np.frombuffer(sides, "<i4").tolist()
+        values = np.frombuffer(numbers, NUMBERS[kind])
+        if min(height, width) < 1 or len(values) != height * width:
+            raise ValueError(f"{height} x {width} values, of which the file has {len(values)}")
+        return values.reshape(width, height).T
+    raise ValueError("it has none")
+
+
+def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and content of each element of a file of MATLAB's version 5."""
+    place = 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from("<II", content, place)
+        start = place + 8
+        if kind >> 16:  # a short one, in the room of its size
+            kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
+        if start + size > len(content):
+            raise ValueError("it is cut off")
+        yield kind, content[start : start + size]
+        place = start + size
+        if kind != COMPRESSED:
+            place += -place % 8

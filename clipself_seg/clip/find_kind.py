@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,15 +49,6 @@ def _configs() -> dict[str, Config]:
     return model_configs() | _read_configs(OWN_CONFIGS)
 
 
-def _added_to_open_clip(name: str) -> Config | None:
-    """The config that somebody gave open_clip by its `add_model_config`; None without one, or before it is imported."""
-    open_clip = sys.modules.get("open_clip")
-    if open_clip is None or name not in open_clip.list_models():
-        return None
-    config: Config = open_clip.get_model_config(name)
-    return config
-
-
 def list_architectures() -> list[str]:
     """Names of the models that `load_clip` accepts, sorted."""
     return sorted(name for name, config in _configs().items() if kind_of(config))
@@ -72,7 +62,7 @@ def find_architecture(name: str) -> Architecture:
             a kind that is not in `KINDS` (CoCa, ...), without dense features here.
     """
     given, name = name, name.replace("/", "-")
-    config = _configs().get(name) or _added_to_open_clip(name)
+    config = _configs().get(name)
     if config is not None and (kind := kind_of(config)):
         return Architecture(
             name=name,

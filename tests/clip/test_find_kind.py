@@ -1,8 +1,5 @@
 """Names of models, and the kinds that configs and state dicts are of."""
 
-import copy
-import json
-
 import pytest
 import torch
 
@@ -21,18 +18,6 @@ from clipself_seg.errors import InputError
 def test_unknown_or_unsupported_model_name_gets_the_nearest_one(name, hint):
     with pytest.raises(InputError, match=hint):
         load_clip(name, None)
-
-
-def test_a_config_that_open_clip_was_given_later_is_known(tmp_path, monkeypatch):
-    open_clip = pytest.importorskip("open_clip")
-    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
-    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
-    (tmp_path / "My-ViT.json").write_text(json.dumps(config))
-    for name in ("_MODEL_CONFIGS", "_MODEL_CONFIG_PATHS"):
-        monkeypatch.setattr(open_clip.factory, name, copy.copy(getattr(open_clip.factory, name)))
-    open_clip.add_model_config(tmp_path / "My-ViT.json")
-    assert load_clip("My-ViT", None).visual.width == 64
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import reprlib
 import struct
 import zlib
@@ -40,9 +39,8 @@ FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLAS
 """Label of background by folder of the label maps."""
 # Of a .mat, ten times what the largest has; zlib packs at most a thousand bytes into one, so 256 MiB come out.
 MOST_BYTES = 1 << 18
-# Of the .mat files of MATLAB's version 5: types of elements, classes of matrices, a flag, and the types of numbers.
-MAT_HEADER, MATRIX, COMPRESSED, COMPLEX = 128, 14, 15, 8
-NUMERIC = [bytes([number]) for number in range(6, 16)]
+# Of the .mat files of MATLAB's version 5: types of elements, classes of matrices, types of numbers.
+MAT_HEADER, MATRIX, COMPRESSED, NUMERIC = 128, 14, 15, range(6, 16)
 NUMBERS = {
     1: "<i1",
     2: "<u1",
@@ -275,7 +273,7 @@ def _read_mat(path: Path) -> np.ndarray:
         raise InputError(f"{path} has more than {MOST_BYTES} bytes: unpack it again\n{MAT_HINT}")
     try:
         return _label_map(path.read_bytes()[MAT_HEADER:])
-    except (ValueError, zlib.error) as error:
+    except (ValueError, IndexError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read as a .mat file with a LabelMap of numbers ({in_short(error)}): unpack it again"
         ) from None
@@ -287,22 +285,17 @@ def _label_map(content: bytes) -> np.ndarray:
     Scipy's reader ends the process at some that are damaged.
 
     Raises:
-        ValueError, zlib.error: there is none, or the file is damaged.
+        ValueError, IndexError, zlib.error: there is none, or the file is damaged.
     """
     for kind, element in _elements(content):
         if kind == COMPRESSED:
-            kind, element = next(_elements(zlib.decompress(element)), (0, b""))
-        parts = list(itertools.islice(_elements(element), 4)) if kind == MATRIX else []
-        if len(parts) < 4 or parts[2][1] != b"LabelMap":
+            ((kind, element),) = _elements(zlib.decompress(element))
+        if kind != MATRIX:
             continue
-        (_, flags), (_, sides), _, (kind, numbers) = parts
-        if len(sides) != 8 or flags[:1] not in NUMERIC or flags[1] & COMPLEX or kind not in NUMBERS:
-            raise ValueError("it is no matrix of real numbers")
-        height, width = np.frombuffer(sides, "<i4").tolist()
-        values = np.frombuffer(numbers, NUMBERS[kind])
-        if min(height, width) < 1 or len(values) != height * width:
-            raise ValueError(f"{height} x {width} values, of which the file has {len(values)}")
-        return values.reshape(width, height).T
+        (_, flags), (_, sides), (_, name), (kind, numbers), *_ = _elements(element)
+        if name == b"LabelMap" and flags[0] in NUMERIC and kind in NUMBERS and numbers:
+            height, width = np.frombuffer(sides, "<i4").tolist()
+            return np.frombuffer(numbers, NUMBERS[kind]).reshape(width, height).T
     raise ValueError("it has none")
 
 

@@ -138,7 +138,7 @@ def test_weights_that_change_give_new_embeddings_in_memory_and_on_disk(clip, ban
             projection.mul_(-1)
         elif how == "through data":
             projection.data.mul_(-1)
-            bank.invalidate()
+            hashes.invalidate(clip.text)
         else:
             clip.text = copy.deepcopy(clip.text)
             clip.text.text_projection.data.mul_(-1)
@@ -164,7 +164,7 @@ def test_banks_of_one_text_tower_hash_it_once_for_all_that_is_asked(clip, tmp_pa
             bank.embed(["cat"])
             bank.embed_raw(["cat", "owl"])
     assert len(counted) == 1
-    banks[0].invalidate()
+    hashes.invalidate(clip.text)
     for bank in banks:
         bank.embed(["cat"])
     assert len(counted) == 2

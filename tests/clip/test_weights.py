@@ -124,8 +124,6 @@ ODD = {  # tensor -> what it becomes (None: missing), and what the error says of
     "other width": (POSITIONS, torch.ones(37, 64), r"is \(37, 64\), the model needs"),
     "one row": (POSITIONS, torch.ones(128), r"is \(128,\), the model needs"),
     "no square": (POSITIONS, torch.ones(36, 128), r"is \(36, 128\).*square grid"),
-    "no kernel": ("visual.conv1.weight", None, "of 4 dimensions, here it is missing"),
-    "projection of one": ("visual.proj", torch.ones(128), r"of 2 dimensions, here it is \(128,\)"),
     "kernel of one row": (
         "visual.conv1.weight",
         torch.ones(128, 3, 1, 8),
@@ -151,7 +149,7 @@ def test_one_odd_tensor_is_named_with_its_file(official, tmp_path, name, value, 
 
 def test_a_file_of_no_clip_is_named(tmp_path):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "foreign.pt")
-    with pytest.raises(InputError, match="foreign.pt holds no CLIP image tower .*fc.weight"):
+    with pytest.raises(InputError, match="foreign.pt holds no CLIP image tower, .*fc.weight"):
         load_clip(MINI, tmp_path / "foreign.pt")
 
 

@@ -9,8 +9,6 @@ differ, the default is the code, whose numbers the paper prints, and D1 to D5 na
 
 from __future__ import annotations
 
-import functools
-import pickle
 import re
 from collections.abc import Iterable
 
@@ -25,7 +23,6 @@ from clipself_seg.config.declare import (
     MODELS,
     NOT_NEGATIVE,
     Check,
-    Key,
     Section,
     at_least,
     each,
@@ -332,17 +329,10 @@ reading.key("ALPHA_SWEEP", (), each(within(0, 1)), of=["CLIPSelf"])
 
 def default_config() -> CfgNode:
     """Detectron2's configuration with the project's keys, and its defaults of Detectron2's keys that differ here."""
-    cfg: CfgNode = pickle.loads(_pickled(tuple(KEYS.values())))
-    return cfg
-
-
-@functools.lru_cache(maxsize=2)
-def _pickled(keys: tuple[Key, ...]) -> bytes:
-    """The defaults, pickled: every configuration begins as a copy, and copying nodes is slow."""
     cfg = get_cfg()
-    for declared in keys:
+    for declared in KEYS.values():
         set_key(cfg, declared.name, declared.default)
-    return pickle.dumps(cfg)
+    return cfg.clone()  # with lists of its own
 
 
 def sections(names: Iterable[str]) -> set[str]:

@@ -32,7 +32,8 @@ from clipself_seg.config.declare import (
 from clipself_seg.device import PATTERN, WANTED
 
 ON_REGIONS = ["RegionReader", "CLIPSelf"]
-ON_PIXELS = ["ZeroShotSegmenter", "CATSeg", "OpenPanoptic"]
+SEMANTIC = ["ZeroShotSegmenter", "CATSeg"]
+ON_PIXELS = [*SEMANTIC, "OpenPanoptic"]
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 WHOLE = "images"  # the readout of data sets of whole images, which have no regions
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -283,10 +284,9 @@ test.key("PRECISION", "float32", choices=PRECISIONS, of=MODELS)
 test.stock("EVAL_PERIOD", at_least(0), of=EVERY, folder=None)
 # Detections, or instances, of an image.
 test.stock("DETECTIONS_PER_IMAGE", at_least(1), of=["OpenPanoptic", "FViT"], folder=(1, 300))
-# Whether the scores of an image and of its mirrored version (AUG.FLIP) are averaged. Of panoptic
-# segmentation CLIP's scores of masks are, for masks of two passes are not the same ones.
-test.key("AUG.ENABLED", False)
-test.stock("AUG.FLIP")
+# Whether the scores of an image and of its mirrored version (AUG.FLIP) are averaged, of models that label pixels alone.
+test.key("AUG.ENABLED", False, of=SEMANTIC)
+test.stock("AUG.FLIP", of=SEMANTIC)
 # Of models that label pixels: for each of DATASETS.TEST a file of other names for its classes, lines ID:NAME,NAME
 # as in FC-CLIP's lists (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
 test.key("LABEL_FILES", (), names_of("paths of files"), folder=None)

@@ -311,7 +311,6 @@ class PlainDecoder(generator.Generator):
         names: names of the taps, in order.
     """
 
-    kind = "plain"
     variant = "fcclip"
     in_clip_space = True
 

@@ -63,17 +63,6 @@ NOT_RELEASED = (
     "decoder.logit_scale",
     "decoder.inputs.",
 )
-# Key below MODEL.MASK_GENERATOR -> beginning of a name -> the value that has it.
-KINDS = {
-    "KIND": {"sem_seg_head.predictor.query_feat": "mask2former", "decoder.q.": "plain"},
-    "VARIANT": {"word_head": "caption", "category_head": "label", "void_embedding": "fcclip"},
-    "SOURCE": {
-        "backbone.feature_projections": "diffusion",
-        "backbone.block_projections": "pyramid",
-        "bn.": "blocks",
-        CLIP: "clip",
-    },
-}
 
 
 def write(model: OpenPanoptic) -> dict[str, object]:
@@ -96,14 +85,13 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         source: the file, for messages.
 
     Raises:
-        InputError: missing, unexpected or misshapen tensors; another kind of model; another CLIP than the model's;
-            exponents out of [0, 1].
+        InputError: missing, unexpected or misshapen tensors, as in a checkpoint of another kind of model; another CLIP
+            than the model's; exponents out of [0, 1].
     """
     masks, origin = model.masks.require_generator(), f"the panoptic checkpoint {source}"
     given = dict(tensors)
     for beginning in WRAPPERS:
         given = {name.removeprefix(beginning): tensor for name, tensor in given.items()}
-    _check_kind(masks, given, origin)
     for entry, own in _stated(model, masks).items():
         if entry in given and not torch.equal(given[entry], as_bytes(own)):
             raise InputError(
@@ -122,7 +110,10 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         wanted = {n: tensor for n, tensor in wanted.items() if not n.startswith(NOT_RELEASED)}
     left = {n for n in given if n in frozen or n in (*KEYS, EXPONENTS) or n.startswith(ignored)}
     own_tensors = {name: tensor for name, tensor in given.items() if name not in left}
-    remedy = "take a checkpoint of this model"
+    remedy = (
+        "MODEL.MASK_GENERATOR.KIND, VARIANT and SOURCE say which parts there are; a CLIP belongs in MODEL.CLIP.WEIGHTS "
+        "or MODEL.CLIP_BRANCH.WEIGHTS"
+    )
     sizes = "MODEL.CLIP.NAME, MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
     for name, tensor in fit(own_tensors, wanted, origin, remedy=remedy, sizes=sizes).items():
         state[name if name in state else GENERATOR + name] = tensor
@@ -203,31 +194,6 @@ def carried_exponents(state: Mapping[str, Tensor], origin: str) -> dict[str, flo
         if 0 <= alpha <= 1 and 0 <= beta <= 1:
             return {"alpha": alpha, "beta": beta}
     raise InputError(f"{origin} has {EXPONENTS} that are not two numbers in [0, 1]: fetch it again")
-
-
-def _check_kind(masks: Generated, given: Mapping[str, Tensor], origin: str) -> None:
-    """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model."""
-    if not any(name.startswith(tuple(KINDS["KIND"])) for name in given):
-        raise InputError(
-            f"{origin} is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
-            "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
-        )
-    own = {
-        "KIND": masks.generator.kind,
-        "VARIANT": masks.generator.variant,
-        "SOURCE": masks.backbone.source,
-    }
-    for key, table in KINDS.items():
-        has = {
-            value
-            for beginning, value in table.items()
-            if any(name.startswith(beginning) for name in given)
-        }
-        if has and has != {own[key]}:
-            raise InputError(
-                f"{origin} is of the {key} {'/'.join(sorted(has))}, the model's is {own[key]}: set "
-                f"MODEL.MASK_GENERATOR.{key} {min(has)}"
-            )
 
 
 def _text(tensor: Tensor) -> str:

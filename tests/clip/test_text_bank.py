@@ -71,8 +71,6 @@ def test_groups_of_the_63_have_the_sizes_of_the_reference():
         ("aerosol_can", "aerosol can", "an"),
         ("cabinet / shelf", "cabinet  or  shelf", "a"),
         ("Apple", "apple", "a"),  # the rule looks at lower-case vowels of the raw name only
-        ("hour hand", "hour hand", "a"),  # letters, not sounds
-        ("tree-merged", "tree-merged", "a"),
         ("mr. potato..", "mr. potato", "a"),
     ],
 )
@@ -297,12 +295,11 @@ def test_shipped_vocabularies_fit_the_shortest_context_in_every_sentence(clip, m
     "spoil, signed",
     [
         (lambda text: text[:1], True),
-        (lambda text: text[None], True),
         (lambda text: text.double(), True),
         (lambda text: text * float("nan"), True),
         (lambda text: text.flip(0), False),
     ],
-    ids=["a class less", "a dimension more", "another type", "no numbers", "other numbers"],
+    ids=["a class less", "another type", "no numbers", "other numbers"],
 )
 def test_an_entry_that_is_not_as_it_was_written_is_made_again(clip, tmp_path, spoil, signed):
     first = TextBank(clip, "single", cache_dir=tmp_path).embed(["cat", "dog"])

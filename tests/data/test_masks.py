@@ -78,16 +78,14 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
         read(tmp_path / "b.png")
 
 
-def test_an_archives_map_is_unpacked_again_and_none_is_deleted(tmp_path):
+def test_a_map_is_unpacked_or_prepared_again_and_none_is_deleted(tmp_path):
     path = tmp_path / "a.png"
-    for archive, remedy in ((True, "unpack its archive again"), (False, "restore it")):
-        path.unlink(missing_ok=True)
-        with pytest.raises(InputError, match=f"a.png is missing: .*{remedy}"):
-            read_indices(path, archive)
-        path.write_bytes(b"")
-        with pytest.raises(InputError, match=f"a.png cannot be decoded .*{remedy}") as caught:
-            read_indices(path, archive)
-        assert "delete" not in str(caught.value)
+    with pytest.raises(InputError, match="a.png is missing: unpack its archive, .* restore it"):
+        read_indices(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="a.png cannot be decoded .* restore it") as caught:
+        read_indices(path)
+    assert "delete" not in str(caught.value)
 
 
 def test_coloured_maps_are_refused(tmp_path):

@@ -124,7 +124,7 @@ def _convert_voc(job: VocJob) -> bool:
 
 def _labels(job: VocJob) -> np.ndarray:
     """Labels that are written for an image, (H, W) uint8."""
-    values = read_indices(job.source, archive=True)
+    values = read_indices(job.source)
     strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):
         raise InputError(

@@ -217,11 +217,10 @@ def test_metadata_that_no_run_writes_are_named(tmp_path, change, message):
     "rename, value, message",
     [
         (lambda key: "optimizer/exp_avg", None, "lacks 1 tensor"),
-        (lambda key: key.replace("exp_avg", "more"), None, "lacks 1 tensor"),
         (lambda key: key, torch.ones(1, 1, 1), "of shape"),
         (lambda key: key, torch.tensor(1), "not floating point"),
     ],
-    ids=["of nothing", "of another name", "of another shape", "of another type"],
+    ids=["of nothing", "of another shape", "of another type"],
 )
 def test_moments_that_are_not_the_optimisers_are_refused(rename, value, message):
     model, optimizer = trained()

@@ -47,19 +47,6 @@ def test_values_of_a_map_become_classes_and_all_others_are_ignored(tmp_path):
     assert labels.dtype == np.int64 and labels.tolist() == [[0, 3, 65535]]
 
 
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({3: 4}, "3 stands for the class 4, .* and classes are from 0 to 3"),
-        ({70000: 1}, "70000 stands for the class 1, but values .* whole numbers from 0 to 65535"),
-        ({"3": 1}, "'3' stands for the class 1, but values"),
-    ],
-)
-def test_values_that_no_map_can_have_and_classes_that_are_none_are_named(tmp_path, values, message):
-    with pytest.raises(InputError, match=f"a.png: .*{message}"):
-        read(write(tmp_path / "a.png", [[3]]), label_values=values)
-
-
 def test_an_ignore_label_just_above_the_classes_is_allowed(tmp_path):
     path = write(tmp_path / "a.tif", [[458, 459]], np.uint16)
     assert read(path, num_classes=459, ignore_label=459).tolist() == [[458, 459]]

@@ -178,7 +178,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 PAGES = {
-    "docs/models.md": {"zoo": zoo_table},
+    "docs/tables/models.md": {"zoo": zoo_table},
     "docs/licences.md": {"licences": licences_table},
     "docs/towers.md": {"kinds": kinds_table},
     "docs/tables/towers.md": {"weights": weights_table, "configs": configs_table},

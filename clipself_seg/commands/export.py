@@ -14,7 +14,6 @@ def _convert_options(parser: options.CommandLine) -> None:
     options.required(parser, "--weights", "checkpoint file, or an open_clip tag")
     options.required(parser, "--output", "file to write: .safetensors or .pt")
     options.value(parser, "--layout", "official or open_clip", "official")
-    options.flag(parser, "--half", "store the weights in float16")
 
 
 @options.command(_convert_options)
@@ -30,13 +29,10 @@ def convert(args: argparse.Namespace) -> None:
                     wrapper (``epoch``, ``name``, ``state_dict``) and loads in the official code
         open_clip   names of open_clip's state dicts (timm's names for EVA-02)
     """
-    import torch
-
     from clipself_seg.clip import load_clip, save_clip
 
     clip = load_clip(args.clip_name, args.weights)
-    dtype = torch.float16 if args.half else torch.float32
-    save_clip(clip, args.output, layout=args.layout, dtype=dtype)
+    save_clip(clip, args.output, layout=args.layout)
     sys.stdout.write(f"{clip.report}\nwritten: {args.output} ({args.layout} layout)\n")
     sys.stdout.write(f"dense feature of the weights: {clip.distilled}\n")
 

@@ -31,13 +31,7 @@ from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeS
 
 def fcclips_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
     """Detectron2's partition, which decays biases, and norms and embeddings by keys of their own."""
-    return by_rate_and_kind(
-        model,
-        multipliers=(),
-        weight_decay=solver.WEIGHT_DECAY,
-        norm_decay=solver.WEIGHT_DECAY_NORM,
-        embedding_decay=0.0,
-    )
+    return by_rate_and_kind(model, solver)
 
 
 def pmts_groups(model: nn.Module, solver: CfgNode) -> list[Group]:

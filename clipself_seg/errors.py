@@ -120,7 +120,8 @@ class _Short(reprlib.Repr):
 
 def shown(value: object) -> str:
     """A value out of a file for a message: plain data shortened, of everything else its type."""
-    return _Short().repr(value)
+    text = _Short().repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def ended_by(status: int) -> str:

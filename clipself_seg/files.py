@@ -30,7 +30,9 @@ except ModuleNotFoundError:  # Windows
 # Errors of `flock` on a file system that has no locks, such as some of clusters.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 NOT_LOCKED = "%s cannot be locked: let one process at a time write there"
+LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes
 NAME_PART = 40  # characters, of 4 bytes at most, in a temporary name, which has 255 bytes at most
+WHOLE = "whole"  # file beside a temporary folder that is complete
 # A letter above the first 65,536 is two of these, and one alone is none.
 HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
 # Open folders that `alone_in` of this process has locked.
@@ -59,15 +61,18 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
 
 
 def home_expanded(path: str | os.PathLike[str], instead: str) -> Path:
-    """A path with the user's folder for "~" at its beginning.
+    """A path that somebody gave, with the user's folder for "~" at its beginning.
 
     Args:
         path: path that somebody gave.
         instead: the way out where nobody knows the user's folder, for the error.
 
     Raises:
-        InputError: there is no HOME, and the system knows of none.
+        InputError: it is longer than file systems take; there is no HOME, and the system knows of none.
     """
+    given = os.fsencode(path)
+    if len(given) > LONGEST_PATH or len(max(given.split(b"/"), key=len)) > LONGEST_NAME:
+        raise InputError(f"{os.fspath(path)[:80]}... is too long for a path: correct it")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -151,7 +156,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not target.is_dir():
         raise OSError(errno.ENOTDIR, "is no folder that could be replaced", str(target))
-    with folder_beside(target) as made:
+    with _folder_beside(target) as made:
         yield made
         if target.exists():
             os.replace(target, made.with_name("earlier"))
@@ -159,18 +164,24 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `target`, which goes at the end; what killed calls for the same have left, too.
+def atomic_files(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder, whose files on success take their places beside `path`, that of its name last.
+
+    What killed calls for the same path have left is removed.
 
     Raises:
-        OSError: a file cannot be written; names `target` if it is of the temporary folder.
+        OSError: a file cannot be written; names `path` if it is of the temporary folder.
     """
+    with _folder_beside(path) as made:
+        yield made
+        made.with_name(WHOLE).touch()
+        _take_places(made, path)
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
-        with contextlib.suppress(FolderInUse):
-            with alone_in(left / "folder"):
-                _put_back(left / "earlier", target)
-            shutil.rmtree(left, ignore_errors=True)
+    clear_killed(target)
     around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     made, earlier = around / "folder", around / "earlier"
     try:
@@ -179,6 +190,22 @@ def folder_beside(target: Path) -> Iterator[Path]:
     finally:
         _put_back(earlier, target)
         shutil.rmtree(around, ignore_errors=True)
+
+
+def clear_killed(target: Path) -> None:
+    """Finishes what killed calls of `atomic_folder` or `atomic_files` for `target` had whole, and removes the rest."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        with contextlib.suppress(FolderInUse):
+            with alone_in(left / "folder"):
+                _put_back(left / "earlier", target)
+                if (left / WHOLE).exists():
+                    _take_places(left / "folder", target)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _take_places(made: Path, path: Path) -> None:
+    for file in sorted(made.iterdir(), key=lambda file: file.name == path.name):
+        os.replace(file, path.with_name(file.name))
 
 
 def _put_back(earlier: Path, target: Path) -> None:

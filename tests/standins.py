@@ -260,7 +260,7 @@ def fetched(folder: Path) -> Iterator[None]:
     fetch = locate.fetch
 
     def stand_in(entry: Entry) -> Path:
-        if not locate.is_present(entry):
+        if locate.present_file(entry) is None:
             write(entry, folder)
         return fetch(entry)
 

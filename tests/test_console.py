@@ -225,9 +225,10 @@ def test_memory_that_there_is_not_is_a_sentence_with_its_size_and_keys(
         (1.5, "1.5"),
         (1 << 100_000, "of type int"),
         ([1] * 1000, "[1, 1, 1, 1, 1, 1, ...]"),
+        ([[[7] * 6] * 6] * 6, f"{str([[[7] * 6] * 6] * 6)[:200]}..."),
         ([1 << 100_000, {"a": len}], "[of type int, {'a': of type builtin_function_or_method}]"),
     ],
-    ids=[str(number) for number in range(6)],
+    ids=[str(number) for number in range(7)],
 )
 def test_a_value_of_a_file_is_shown_in_short(value, text):
     assert shown(value) == text

@@ -21,13 +21,14 @@ from clipself_seg.files import (
     alone_in,
     atomic_folder,
     atomic_path,
-    folder_beside,
+    clear_killed,
     read_json,
     remove_leftovers,
     require_regular_file,
     write_json,
 )
 from clipself_seg.models.model_base import save_atomically
+from clipself_seg.prediction.onnx.graph import require_free
 from lab.prepare.common import save_tiff
 from tests.faults import run_python, start_python
 
@@ -189,14 +190,45 @@ def test_a_killed_write_of_a_folder_is_cleared_by_the_next_one_and_a_live_one_is
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_folder_beside_a_file_goes_with_what_a_killed_call_left(tmp_path):
-    code = "import os, sys; from clipself_seg.files import *\nwith folder_beside(Path(sys.argv[1])) as made:\n"
-    run_python(f"{code} (made / 'x').touch(); os._exit(9)", tmp_path / "a.onnx")
+KILLED = """
+import os, sys
+from clipself_seg.files import *
+
+moved = 0
+def replace(*paths, replace=os.replace, **_):
+    global moved
+    if moved == int(sys.argv[2]):
+        os._exit(9)
+    replace(*paths)
+    moved += 1
+
+os.replace = shutil.rmtree = replace
+with atomic_files(Path(sys.argv[1])) as made:
+    for name in ("a.onnx", "a.json", "a.py"):
+        (made / name).write_text(name)
+    if sys.argv[2] == "-1":
+        os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("moved", range(-1, 4))
+def test_files_of_a_killed_export_are_all_there_or_none_of_them(tmp_path, moved):
+    run_python(KILLED, tmp_path / "a.onnx", moved)
     assert len([*tmp_path.glob(".a.onnx.*.part")]) == 1
-    with folder_beside(tmp_path / "a.onnx") as made:
-        (made / "a.onnx").touch()
-        os.replace(made / "a.onnx", tmp_path / "a.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    assert (tmp_path / "a.onnx").exists() == (moved == 3)
+    clear_killed(tmp_path / "a.onnx")
+    names = [] if moved < 0 else ["a.json", "a.onnx", "a.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(path.read_text() == path.name for path in tmp_path.iterdir())
+
+
+def test_an_export_that_was_killed_when_it_was_complete_leaves_nothing_beside_it(tmp_path):
+    code = "import os, sys; from clipself_seg.files import *\nshutil.rmtree = lambda *_, **__: os._exit(9)\n"
+    run_python(f"{code}with atomic_folder(sys.argv[1]): pass", tmp_path / "a")
+    assert len([*tmp_path.glob(".a.*.part")]) == 1
+    with pytest.raises(InputError, match="is there already"):
+        require_free([tmp_path / "a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_folder_takes_the_place_of_no_file(tmp_path):

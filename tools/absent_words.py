@@ -106,15 +106,16 @@ def overlaps(regions: Regions, label: int, truth: Sequence[Any]) -> np.ndarray:
     own = regions.labels == label
     if not truth or not own.any():
         return np.zeros((len(truth), int(own.sum())))
-    true, predicted = truth, regions.boxes_xywh()[own].astype(float)
+    true: Any = truth
     if regions.masks is None:
         true = np.stack([rle.toBbox(mask) for mask in truth])
+        predicted: Any = regions.boxes_xywh()[own].astype(float)
     else:
         predicted = encode_masks(regions.masks[own])
     return np.asarray(rle.iou(true, predicted, [0] * len(predicted)))
 
 
-def found(model: Any, scene: Scene, words: Vocabulary) -> tuple[int, float, list[np.ndarray]]:
+def matches_of(model: Any, scene: Scene, words: Vocabulary) -> tuple[int, float, list[np.ndarray]]:
     """Absent words found, present words found in percent, and SA-Co's datapoints, of all words asked of a scene."""
     regions = model(scene.image).regions()
     predicted = set(regions.labels.tolist())
@@ -125,7 +126,7 @@ def found(model: Any, scene: Scene, words: Vocabulary) -> tuple[int, float, list
 
 
 def counts(every: Sequence[tuple[int, float, list[np.ndarray]]]) -> Counts:
-    """Counts of images, from what `found` says of each."""
+    """Counts of images, from what `matches_of` says of each."""
     false, kept, datapoints = zip(*every)
     measures = sa_co([one for own in datapoints for one in own])
     return Counts(float(np.mean(false)), float(np.mean(kept)), 100 * measures.f1, *measures[1:])
@@ -151,7 +152,7 @@ def rows_of_worlds(count: int, seeds: int) -> list[list[object]]:
             thresholds = THRESHOLD, calibrated(model, scenes[count:], words)
             for numbers, threshold in zip(matches.values(), (None, *thresholds)):
                 model.set_absent("drop" if threshold else None, threshold)
-                numbers.append(counts([found(model, one, words) for one in scenes[:count]]))
+                numbers.append(counts([matches_of(model, one, words) for one in scenes[:count]]))
         for asked, numbers in matches.items():
             rows.append([world, name, asked, *spreads(numbers)])
             sys.stderr.write(f"{rows[-1]}\n")
@@ -202,7 +203,7 @@ def rows_of_lvis(file: str, folder: str, name: str, task: str | None) -> list[li
         give_words(model, words)
         for asked, own in every.items():
             model.set_absent("drop" if asked == "drop" else None)
-            own.append(found(model, scene, words))
+            own.append(matches_of(model, scene, words))
     return [["LVIS", name, asked, *spreads([counts(own)])] for asked, own in every.items()]
 
 

@@ -55,11 +55,24 @@ class MadeAnnotations(os.PathLike[str]):
     Args:
         origin: file or folder that they are made of, for messages.
         make: gives their content, anew each time.
+
+    Attributes:
+        count: number of annotations that were made last.
+        left_out: "left_out" of that content: those that are none of them, by class.
     """
 
     def __init__(self, origin: str, make: Callable[[], JsonObject]) -> None:
         self.origin = origin
-        self.make = make
+        self._make = make
+        self.count = 0
+        self.left_out: Mapping[str, int] = {}
+
+    def make(self) -> JsonObject:
+        """The content, made anew."""
+        content = self._make()
+        self.count = len(content.get("annotations", ()))
+        self.left_out = content.get("left_out", {})
+        return content
 
     def __fspath__(self) -> str:
         return self.origin

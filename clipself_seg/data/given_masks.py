@@ -114,7 +114,6 @@ def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMask
 
 def _of_annotations(entries: Sequence[object], size: tuple[int, int], source: str) -> GivenMasks:
     _require_room(source, len(entries), size)
-    _require_one_image(entries, source)
     masks = np.zeros((len(entries), *size), dtype=bool)
     scores = np.ones(len(entries), dtype=np.float32)
     for index, entry in enumerate(entries):
@@ -124,18 +123,6 @@ def _of_annotations(entries: Sequence[object], size: tuple[int, int], source: st
             entry = entry.get("segmentation", entry)
         masks[index] = _pixels(entry, size, place)
     return GivenMasks(masks, scores)
-
-
-def _require_one_image(entries: Sequence[object], source: str) -> None:
-    """Refuses a list of a whole data set, as COCO's results and annotations are."""
-    stated = [entry.get("image_id") for entry in entries if isinstance(entry, dict)]
-    ids = [image for image in stated if image is not None]
-    others = [image for image in ids if image != ids[0]]
-    if others:
-        raise InputError(
-            f'{source}: masks of the "image_id" {shown(ids[0])} and {shown(others[0])}: give those of one image '
-            "alone"
-        )
 
 
 def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:

@@ -327,10 +327,8 @@ class ShardStream:
         Raises:
             InputError: this is no such list.
         """
-        origin, advice = (
-            "the readers of shards in the checkpoint",
-            "delete it to go on from the one before it",
-        )
+        origin = "the readers of shards in the checkpoint"
+        advice = "delete it to go on from the one before it"
         check(states, STATES, origin, advice)
         own: Any = states[rank] if rank < len(states) else None
         check(own, OBJECT, f"{origin}, of process {rank},", advice)

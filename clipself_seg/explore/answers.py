@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.data.images import TooManyPixels, decode_image
+from clipself_seg.data.images import decode_image
 from clipself_seg.data.masks import mask_as_json
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -61,7 +61,8 @@ class Question(BaseModel):
         stuff: the words that are stuff, of which a panoptic model does not tell one object from another.
         examples: regions that stand for words, or for classes without one.
         absent: "drop" leaves out words that are not in the image, "mark" only names them.
-        background: for a semantic model, the name of what is none of the words; such pixels are in no segment.
+        background: for a semantic model, the name of what is none of the words; such pixels are in no segment. There
+            "drop" needs one.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -234,12 +235,7 @@ def _image(text: str, limits: Limits) -> np.ndarray:
         content = b""
     if not content:
         raise InputError("there is no image, or it is no base64 of a file: choose one")
-    try:
-        return decode_image(content, "that was sent", limits.pixels)
-    except TooManyPixels:
-        raise InputError(
-            f"the image has more than the {limits.pixels} pixels that are taken here: send a smaller one"
-        ) from None
+    return decode_image(content, "that was sent", limits.pixels)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -318,11 +314,12 @@ def _segments_of(result: Prediction, given: GivenWords, size: tuple[int, int]) -
     regions, colours = result.streamed_regions(), colours_of(result.names).tolist()
     scale = np.divide(size, result.image.shape[:2])[[1, 0, 1, 0]]
     for index, (label, box) in enumerate(zip(regions.labels, regions.boxes_xywh() * scale)):
+        mask: RunLengths | None
         mask, area = None, round(box[2] * box[3])
         if regions.masks is not None:
             pixels = regions.masks[index].astype(np.uint8)
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            mask, area = mask_as_json(pixels), int(pixels.sum())
+            mask, area = RunLengths(**mask_as_json(pixels)), int(pixels.sum())
         yield Segment(
             name=result.names[label],
             score=float(regions.scores[index]),

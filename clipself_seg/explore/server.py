@@ -142,7 +142,7 @@ def make_app(
     async def show() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": rule})
 
-    running = {"status": "ok", "version": __version__, "tasks": answers.weights}
+    running: dict[str, object] = {"status": "ok", "version": __version__, "tasks": answers.weights}
 
     @app.get("/health", summary="Says that the server runs, and which models it has")
     async def health() -> dict[str, object]:

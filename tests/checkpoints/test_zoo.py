@@ -29,7 +29,9 @@ def places(predictor, capsys):
     """Name of an entry -> its row or line in each of the six places that have licences beside zoo.yaml."""
     assert main([]) == 0
     listed = capsys.readouterr().out.splitlines()
-    pages = {page: rows(page) for page in ("README.md", "docs/licences.md", "docs/models.md")}
+    pages = {
+        page: rows(page) for page in ("README.md", "docs/licences.md", "docs/tables/models.md")
+    }
 
     def of(name: str) -> dict[str, str]:
         config = predictor.config.clone()
@@ -62,7 +64,7 @@ def test_a_licence_is_the_same_in_seven_places(name, places):
     if name in IN_README:
         (own,) = re.findall(r"\| (\w+: .*) \|$", said["README.md"])
         assert f"{answer}: {short}".startswith(own.replace("\\", ""))
-    assert f"| {answer}: {licence} |" in said["docs/models.md"]
+    assert f"| {answer}: {licence} |" in said["docs/tables/models.md"]
     page, read = source.split(", ")
     assert f"| {licence} | {answer} | [1]" in said["docs/licences.md"]
     assert f"({page})" in said["docs/licences.md"] and read in said["docs/licences.md"]

@@ -109,10 +109,6 @@ def test_masks_from_memory_are_arrays_annotations_or_paths(tmp_path):
         ([{"size": [9, 6], "counts": [54]}], r"its size \[9, 6\] is not that of the image"),
         ([{"segmentation": None}], "neither polygons nor an RLE"),
         (
-            [{"image_id": 7, "segmentation": runs(MASKS[0])}, {"image_id": 8, "segmentation": []}],
-            'masks of the "image_id" 7 and 8: give those of one image alone',
-        ),
-        (
             [{"segmentation": runs(MASKS[0]), "score": 1.5}],
             r"mask 0: score is 1.5, and has to be a number in \[0, 1\]",
         ),

@@ -115,12 +115,6 @@ def test_commas_separate_classes_and_bars_synonyms():
     assert Vocabulary.of("dog").names() == (("dog",),)
 
 
-def test_a_semicolon_in_a_class_is_named(caplog):
-    assert len(Vocabulary.of("red star; grass")) == 1 and len(Vocabulary.of("red star, grass")) == 2
-    (record,) = caplog.records
-    assert record.getMessage() == '"red star; grass" is one class: separate classes by commas'
-
-
 def test_files_and_known_names_are_read(tmp_path):
     (tmp_path / "w.txt").write_text("\ufeffdog|puppy  # pets\n\n# nothing\ngrass, sky,\n", "utf-8")
     assert Vocabulary.of(str(tmp_path / "w.txt")).names() == (

@@ -87,7 +87,7 @@ def test_words_are_never_a_file(tmp_path):
         ({"image": ""}, "choose one"),
         ({"image": "a\u0301"}, "no base64"),
         ({"image": base64.b64encode(b"<svg>").decode()}, "not an image of"),
-        ({"image": png(np.zeros((2000, 3000, 3), np.uint8))}, "4000000 pixels .*: send a smaller"),
+        ({"image": png(np.zeros((2000, 3000, 3), np.uint8))}, "4000000 pixels .*: make it smaller"),
         ({"examples": 11 * [BOX]}, "examples: List should have at most 10"),
         ({"examples": [{"name": "a", "image": "../secret.png"}]}, "examples.0.box: Field required"),
         ({"examples": [{"name": "a", "image": "a.png", "box": [0, 0, 1, 1]}]}, "no base64"),

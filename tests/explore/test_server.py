@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clipself_seg import __version__
 from clipself_seg.commands import serve
 from clipself_seg.errors import InputError
 from clipself_seg.explore.answers import Answers, Limits
@@ -152,36 +151,30 @@ def test_without_the_token_nothing_is_answered_and_no_body_is_read():
 
     token = "a" * 20
     asking = client(token=token)
-    queries = ("", "?token=", "?token=" + token[1:], "?token=%C3%A4", "?tokens=" + token)
-    bearers = [{"authorization": f"{kind} {token[1:]}"} for kind in ("Bearer", "Basic a")]
-    for query, headers in [*((query, {}) for query in queries), *(("", own) for own in bearers)]:
+    queries = ({"token": ""}, {"token": token[1:]}, {"token": "\u00e4"}, {"tokens": token})
+    bearers = ({}, {"authorization": f"Bearer {token[1:]}"}, {"authorization": f"Basic {token}"})
+    for wrong in (*({"params": own} for own in queries), *({"headers": own} for own in bearers)):
         for path in ("/", "/no/such/page", "/docs", "/openapi.json"):
-            answer = asking.get(path + query, headers=headers)
+            answer = asking.get(path, **wrong)
             assert answer.status_code == 401 and "whole address" in answer.text
             assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
             assert "set-cookie" not in answer.headers
-        answer = asking.post("/api/maps" + query, headers=JSON | headers, content=unread())
-        assert answer.status_code == 401
-    for query, headers in ((f"?token={token}", {}), ("", {"authorization": f"Bearer {token}"})):
-        assert asking.get("/" + query, headers=headers).status_code == 200
-        answer = asking.post("/api/maps" + query, content=request(), headers=JSON | headers)
-        assert answer.status_code == 200
-    health = asking.get("/health").json()
-    assert health == {"status": "ok", "version": __version__, "tasks": {"semantic": "0123456789ab"}}
+        assert asking.post("/api/maps", content=unread(), **wrong).status_code == 401
+    for right in ({"params": {"token": token}}, {"headers": {"authorization": f"Bearer {token}"}}):
+        assert asking.get("/", **right).status_code == 200
+        assert asking.post("/api/maps", json=json.loads(request()), **right).status_code == 200
+    assert asking.get("/health").json()["tasks"] == {"semantic": "0123456789ab"}
 
 
 def test_the_api_is_described_without_anything_from_elsewhere():
     api = client().get("/openapi.json").json()
-    post = api["paths"]["/api/{task}"]["post"]
-    asked = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    answered = post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
-    assert asked.endswith("/Question") and answered.endswith("/Answer")
+    post = json.dumps(api["paths"]["/api/{task}"]["post"])
     names = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(api)))
+    assert all(f'schemas/{name}"' in post for name in ("Question", "Answer"))
     assert len(names) == 5 and names <= api["components"]["schemas"].keys()
-    page = client().get("/docs")
-    assert all(f'id="{name}"' in page.text for name in names) and "<script" not in page.text
-    assert not re.search(r'(src|href)="(?!data:|#)', page.text)
-    assert page.headers["content-security-policy"].startswith("default-src 'none'; img-src data:;")
+    page = client().get("/docs").text
+    assert all(f'id="{name}"' in page for name in names) and "<script" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
 def test_a_public_server_answers_whoever_comes_and_may_be_framed():

@@ -3,7 +3,7 @@
     python -m tests.fuzz.kills --kills 50
     python -m tests.fuzz.kills --kills 3 --task semseg --seed 7 --keep output/kills --json output/kills.json
 
-Small runs of each task train on the mini world, predict for its images, or save a predictor: first one that
+Small runs of each task train on the mini world, predict for its images, save a predictor or export: first one that
 nobody interrupts, then others that end by SIGKILL and start again (with --resume, --skip-existing, or as they
 are) until they are done; then the next one begins, until there were enough kills. Half of the kills come after a
 time drawn between nothing and a little more than a whole run takes, the others before a change to a file that is
@@ -42,10 +42,13 @@ from tqdm import tqdm
 
 import train_net
 from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.clip import load_clip
 from clipself_seg.commands import predict
+from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
 from clipself_seg.prediction.journal import FILE_NAME as JOURNAL
 from clipself_seg.prediction.load import load
+from clipself_seg.prediction.onnx.export import export
 from tests.baseline import runs
 
 # Task -> key of `runs.KILLED` and the file that its training ends with; "" and "" for what is no training.
@@ -60,7 +63,10 @@ TASKS = {
     "own_data": ("own_data", "model_final.pth"),
     "predict": ("", ""),
     "save_pretrained": ("", ""),
+    "export_file": ("", ""),
+    "export_folder": ("", ""),
 }
+ONNX = "model.onnx"
 WORDS = "red star, blue ring, grass"
 SAVED = "overlays labels coco".split()
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
@@ -216,10 +222,28 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
         return train
     if task == "predict":
         return predict_images
+    if task == "export_folder":
+        tower = load_clip("ViT-Mini-8", "mini")
+        del tower.visual.blocks[1:], tower.text.blocks[1:]
+        return lambda output, _: export_once(tower, output)
+    if task == "export_file":
+        mini = load("mini-clipself", device="cpu")
+        mini.set_vocabulary(WORDS)
+        return lambda output, _: export_once(mini, output / ONNX)
     config = runs.CONFIGS / "mini/semseg.yaml"
     predictor = load("mini-cat-seg", config_file=config, device="cpu")
     predictor.set_vocabulary(WORDS)
     return lambda output, _: predictor.save_pretrained(output, overwrite=True) or 0
+
+
+def export_once(model: Any, path: Path) -> int:
+    """Export, unless a killed export is found to be complete."""
+    try:
+        export(model, path)
+    except InputError as error:
+        if "is there already" not in str(error):
+            raise
+    return 0
 
 
 def start(
@@ -293,7 +317,9 @@ def logged(output: Path) -> list[dict[str, Any]]:
 
 def done(task: str, output: Path) -> int:
     """How far a run has come, see `Outcome.steps`."""
-    if task == "save_pretrained":
+    if task == "export_file":
+        return len([*output.glob(".*.part/folder/*")])
+    if task in ("save_pretrained", "export_folder"):
         return len([*output.parent.glob(f".{output.name}.*/folder/*")])
     if task == "predict":
         path = output / JOURNAL
@@ -309,6 +335,8 @@ def torn(task: str, whole: Path, output: Path) -> list[str]:
     if task == "predict":  # which has fewer, and an index of them
         names = [name for name in names if name in there and not name.endswith(".json")]
         names = [name for name in names if ".part/" not in name]
+    if task == "export_file" and ONNX not in there:  # which comes last
+        names = [name for name in names if name in there and ".part/" not in name]
     return [f"{output.name} has a part of {name} after a kill" for name in names]
 
 

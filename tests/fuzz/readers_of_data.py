@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy.io
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -24,6 +25,7 @@ from clipself_seg.data.annotations import (
     read_phrases,
     read_region_text,
 )
+from clipself_seg.data.datasets.own import check_data, register_data
 from clipself_seg.data.given_masks import read_masks
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
@@ -61,6 +63,26 @@ def _write_configs(folder: Path) -> None:
     content = content.replace("  REGIONS:\n    STUDENT_SIZE: 128\n", "")
     (folder / "semseg_original.yaml").write_text(content)
     (folder / "run.yaml").write_text(f"_BASE_: semseg_original.yaml\n{content}")
+
+
+def _write_own_data(folder: Path) -> None:
+    """Two images with a box and a polygon of YOLO's each."""
+    for name in "ab":
+        save(folder / f"images/{name}.png", np.zeros((40, 60, 3)))
+        _write(folder / f"labels/{name}.txt", "1 0.5 0.5 0.5 0.5\n0 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    content = "path: .\ntrain: images\nval: {images: images, labels: labels}\nnames: [dog, grass]\n"
+    _write(folder / "own.yaml", content + "ignore: 255\nheld_out: [dog]\n")
+
+
+def _read_own_data(path: Path) -> None:
+    earlier = {*DatasetCatalog.list()}
+    try:
+        data = register_data(path.parent / "own.yaml", "detection")
+        check_data([name for name in (data.train, *data.test) if name])
+    finally:
+        for name in {*DatasetCatalog.list()} - earlier:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.pop(name)
 
 
 CAT = {"dataset_id": 5, "names": ["cat", "kitten"], "isthing": True, "seen": True}
@@ -183,6 +205,10 @@ def _box_masks(height: int, width: int) -> list[dict[str, Any]]:
 
 DATA = {
     "config_yaml": Reader(tree("run.yaml", _write_configs), lambda path: load_config(path), "yaml"),
+    "own_data_yaml": Reader(tree("own.yaml", _write_own_data), _read_own_data, "yaml"),
+    "yolo_txt": Reader(
+        tree("labels/a.txt", _write_own_data), lambda path: _read_own_data(path.parent), "lines"
+    ),
     "vocabulary_txt": Reader(
         text("own.txt", "# mine\ncat|kitten\ndog, sky\ngrass|lawn,\n"), _use_vocabulary, "lines"
     ),

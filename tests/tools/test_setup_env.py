@@ -212,7 +212,7 @@ def test_all_tests_are_those_marked_heavy_too(monkeypatch):
     [
         ("setup --venv /there", [], "to use it: . /there/bin/activate\n"),
         ("docs", ["-m mkdocs build --strict"], ""),
-        ("demo --no-open", ["-m clipself_seg demo --no-open"], ""),
+        ("demo --output x", ["-m clipself_seg demo --output x"], ""),
     ],
 )
 def test_a_command_starts_what_it_is_called_after(words, started, said, monkeypatch, capsys):

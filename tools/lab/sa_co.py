@@ -20,7 +20,7 @@ class SaCo(NamedTuple):
 
     Attributes:
         f1: positive micro F1 in [0, 1], the mean over `THRESHOLDS`; NaN without a positive datapoint.
-        mcc: IL_MCC in [-1, 1], Matthews' correlation of "there" with "found"; 0 where one of them never changes.
+        mcc: IL_MCC in [-1, 1], Matthews' correlation of "there" with "predicted"; 0 where one of them never changes.
         cgf1: 100 times their product.
     """
 
@@ -56,8 +56,8 @@ def positive_micro_f1(datapoints: Sequence[np.ndarray]) -> float:
 def image_level_mcc(datapoints: Sequence[np.ndarray]) -> float:
     """Matthews' correlation, over datapoints, of having a true mask and having a predicted one."""
     there = np.array([ious.shape[0] > 0 for ious in datapoints])
-    found = np.array([ious.shape[1] > 0 for ious in datapoints])
-    tp, fp = int((there & found).sum()), int((~there & found).sum())
-    fn, tn = int((there & ~found).sum()), int((~there & ~found).sum())
+    predicted = np.array([ious.shape[1] > 0 for ious in datapoints])
+    tp, fp = int((there & predicted).sum()), int((~there & predicted).sum())
+    fn, tn = int((there & ~predicted).sum()), int((~there & ~predicted).sum())
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return (tp * tn - fp * fn) / math.sqrt(product) if product else 0.0

@@ -182,7 +182,7 @@ class Part:
                 left_out[annotation["category_id"]] += 1
                 unnamed.append(annotation)
                 continue
-            elif coco.is_box(annotation.get("bbox")):
+            elif "area" not in annotation and coco.is_box(annotation.get("bbox")):
                 _, _, width, height = annotation["bbox"]
                 annotation = {"area": width * height} | annotation
             kept.append(annotation)
@@ -340,47 +340,61 @@ def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonOb
     for image_id, (image, path) in pairs.items():
         width, height = image_size(image)
         images.append({"id": image_id, "file_name": str(image), "width": width, "height": height})
-        text = read_text(path, "label file") if path else ""
-        for number, words in enumerate(map(str.split, text.splitlines()), 1):
-            if words:
-                entry = _yolo_object(words, classes, width, height, f"{path}, line {number}")
-                annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id})
+        for entry in _yolo_objects(path, classes, width, height) if path else ():
+            annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id})
     categories = [{"id": number, "name": name} for number, name in names.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _yolo_object(
-    words: Sequence[str], classes: int, width: int, height: int, place: str
-) -> JsonObject:
-    """The object of a line of YOLO's, with its box and, of a polygon, its segmentation in pixels."""
-    try:
-        category, points = int(words[0]), [float(word) for word in words[1:]]
-    except ValueError:
-        category, points = -1, []
-    if len(points) == 4:
-        cx, cy, w, h = points
-        points = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
-    wrong = ""
-    if category < 0 or len(points) < 4 or len(points) % 2:
-        wrong = (
-            "is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 y2 x3 y3 ...`, whose class is a "
-            "whole number from 0 on"
-        )
-    elif category >= classes:
-        wrong = f'is of class {category}, and "names" has 0 to {classes - 1}'
-    elif not all([LOWEST <= value <= HIGHEST for value in points]):
+def _yolo_objects(path: Path, classes: int, width: int, height: int) -> list[JsonObject]:
+    """The objects of a file of YOLO's, each with its box and, of a polygon, its segmentation in pixels."""
+    lines, values, ends = list[tuple[int, Sequence[str]]](), list[float](), [0]
+    line: tuple[int, Sequence[str]]
+    for line in enumerate(map(str.split, read_text(path, "label file").splitlines()), 1):
+        if not (words := line[1]):
+            continue
+        try:
+            category, numbers = int(words[0]), list(map(float, words[1:]))
+        except ValueError:
+            category, numbers = -1, []
+        if category < 0 or len(numbers) < 4 or len(numbers) % 2:
+            wrong = (
+                "is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 y2 x3 y3 ...`, whose class is "
+                "a whole number from 0 on"
+            )
+            raise _wrong_line(path, line, wrong)
+        if category >= classes:
+            raise _wrong_line(
+                path, line, f'is of class {category}, and "names" has 0 to {classes - 1}'
+            )
+        lines.append(line)
+        values += numbers
+        ends.append(len(values) // 2)
+    if not lines:
+        return []
+    points, starts = np.array(values).reshape(-1, 2), np.array(ends[:-1])
+    boxes = starts[np.diff(ends) == 2]  # of a centre and sides
+    centres, halves = points[boxes], points[boxes + 1] / 2
+    points[boxes], points[boxes + 1] = centres - halves, centres + halves
+    beyond = ~((points >= LOWEST) & (points <= HIGHEST)).all(axis=1)
+    if beyond.any():
+        line = lines[np.searchsorted(starts, beyond.argmax(), side="right") - 1]
         wrong = "reaches beyond the image: fractions of its sides are from 0 to 1"
-    if wrong:
-        raise InputError(f"{place}: {shown(' '.join(words))} {wrong}: correct it")
-    if min(points) < 0 or max(points) > 1:
-        points = [min(max(value, 0.0), 1.0) for value in points]
-    xs = [x * width for x in points[::2]]
-    ys = [y * height for y in points[1::2]]
-    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    entry = {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-    if len(words) > 5:
-        entry["segmentation"] = [[side for point in zip(xs, ys) for side in point]]
-    return entry
+        raise _wrong_line(path, line, wrong)
+    points = points.clip(0, 1) * (width, height)
+    corners = np.minimum.reduceat(points, starts)
+    sides = np.maximum.reduceat(points, starts) - corners
+    flat, objects = points.ravel().tolist(), list[JsonObject]()
+    for line, box, start, end in zip(lines, np.hstack([corners, sides]).tolist(), ends, ends[1:]):
+        entry = {"category_id": int(line[1][0]), "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        if end - start > 2:
+            entry["segmentation"] = [flat[2 * start : 2 * end]]
+        objects.append(entry)
+    return objects
+
+
+def _wrong_line(path: Path, line: tuple[int, Sequence[str]], wrong: str) -> InputError:
+    return InputError(f"{path}, line {line[0]}: {shown(' '.join(line[1]))} {wrong}: correct it")
 
 
 def read_files(record: Record, label_count: int, ignore_label: int) -> bool:
@@ -452,13 +466,13 @@ def check_data(names: Sequence[str]) -> list[str]:
             raise InputError(f'{metadata.origin}: {wrong}: correct the numbers of "names"')
         if values["label_values"] and "painted" not in records[0]:
             said += [f"{name}: {text}" for text in _values_of(sample, metadata)]
-        content = metadata.source.make() if metadata.get("source") else {}
-        if left_out := content.get("left_out"):
+        source = metadata.get("source")
+        if source and source.left_out:
             wrong = "annotations of classes without a name, which are ignored"
-            said.append(f"{name}: {wrong}: {_listed(left_out)}")
+            said.append(f"{name}: {wrong}: {_listed(source.left_out)}")
         if metadata.evaluator_type == KINDS["detection"][3]:
             objects = sum(len(record["annotations"]) for record in records)
-            if others := len(content["annotations"]) - objects:
+            if others := source.count - objects:
                 why = "crowds, or boxes outside of their images or narrower than a pixel"
                 said.append(f"{name}: {others} annotations are left out: {why}")
     return said + few

@@ -58,7 +58,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `OpenPanoptic`.
 
     Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PLAIN_DECODER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
-    ``TEST.{DETECTIONS_PER_IMAGE, PRECISION, AUG}`` and ``SOLVER.AMP``.
+    ``TEST.{DETECTIONS_PER_IMAGE, PRECISION}`` and ``SOLVER.AMP``.
 
     Raises:
         InputError: values that do not fit each other.
@@ -88,7 +88,6 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
             masks_first=former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
         "test_precision": evaluation_precision(cfg),
-        "flip": cfg.TEST.AUG.ENABLED,
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.errors import InputError, of_extra
-from clipself_seg.files import folder_beside, write_json
+from clipself_seg.files import atomic_files, clear_killed, write_json
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.pretrained import origins
@@ -88,12 +87,13 @@ def require_packages() -> None:
 
 
 def require_free(paths: Sequence[Path]) -> None:
-    """Refuses an export whose place is taken by files or folders.
+    """Refuses an export whose place is taken by files or folders; what killed ones have left there goes.
 
     Raises:
         InputError: names the first one.
     """
     for path in paths:
+        clear_killed(path)
         if path.exists():
             raise InputError(f"{path} is there already: give another name, or remove it")
 
@@ -139,7 +139,7 @@ def write_model(export: Export, path: Path) -> dict[str, Differences]:
         OSError: the files cannot be written.
     """
     require_packages()
-    with folder_beside(path) as made:
+    with atomic_files(path) as made:
         stem = made / path.stem
         files = {}
         for ending, graph in {path.suffix: export.graph, **export.further}.items():
@@ -148,9 +148,7 @@ def write_model(export: Export, path: Path) -> dict[str, Differences]:
         write_json(stem.with_suffix(".json"), export.metadata | {"files": files})
         for ending, content in export.beside.items():
             stem.with_name(path.stem + ending).write_text(content, "utf-8")
-        # The model comes last: where it is, everything is.
-        for file in sorted(made.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(file, path.with_name(file.name))
+    # The model came last: where it is, everything is.
     return {name: entries["differences"] for name, entries in files.items()}
 
 

@@ -179,7 +179,8 @@ def _metadata(clip: CLIP, differences: dict[str, Differences]) -> dict[str, Any]
                 "features": "float32 (B, embed_dim, H / patch_size, W / patch_size), of unit length per cell",
             },
             TEXT_FILE: {
-                "tokens": "int64 (K, context_length), of the tokenizer of this CLIP",
+                "tokens": "int64 (K, context_length), of the tokenizer of this CLIP; tokenizer.json takes "
+                "html.unescape(html.unescape(ftfy.fix_text(text)))",
                 "embeddings": "float32 (K, embed_dim), of unit length",
             },
         },

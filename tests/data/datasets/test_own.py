@@ -264,6 +264,18 @@ def test_what_a_json_has_beside_its_images_and_names_is_said(tmp_path):
         check_data(["own_parts_train_boxes"])
 
 
+@pytest.mark.parametrize("long", ["x" * 5000, "a/" * 3000, "é" * 200])
+@pytest.mark.parametrize("key", ["train", "path", "others"])
+def test_a_path_that_is_too_long_is_refused_in_a_sentence(tmp_path, key, long):
+    draw_images(tmp_path / "images")
+    write_coco(tmp_path / "a.json")
+    keys = {"train": "a.json", "val": "a.json", "names": list("abcd"), key: long}
+    (tmp_path / "own.yaml").write_text(json.dumps(keys))
+    with pytest.raises(InputError, match="is too long for a path: correct it") as refused:
+        register_data(tmp_path / "own.yaml", "detection")
+    assert len(str(refused.value)) < 350
+
+
 @pytest.fixture
 def yolo(tmp_path):
     """Images and YOLO's text files of two splits, and a file of names."""

@@ -152,7 +152,7 @@ def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
     assert ids == clip_tokenizer()(texts, 20).tolist()
 
 
-def test_texts_of_three_scripts_have_clips_tokens_or_are_refused():
+def test_texts_of_three_scripts_have_clips_tokens():
     package = pytest.importorskip("tokenizers")
     tokenizer = package.Tokenizer.from_str(clip_tokenizer().to_json())
     beside: dict = {}
@@ -160,22 +160,22 @@ def test_texts_of_three_scripts_have_clips_tokens_or_are_refused():
     letters = "".join(
         filter(str.isprintable, map(chr, [*range(0x20, 0x530), *range(0x1E00, 0x2000)]))
     )
-    random, refused, others = Random(0), 0, []
-    for _ in range(3000):
-        text = "".join(random.choices(letters, k=random.randint(1, 12)))
-        try:
-            ids = tokenizer.encode(beside["cleaned"](text)).ids
-        except SystemExit:
-            refused += 1
-            continue
-        if ids != clip_tokenizer().encode(text):
-            others.append(text)
-    # Letters alone that ftfy takes for bytes, as nobody writes them.
-    assert refused < 100 and len(others) <= 3, others
+    random = Random(0)
+    texts = ["".join(random.choices(letters, k=random.randint(1, 12))) for _ in range(1000)]
+    # Letters in their own right that are bytes of UTF-8 in another encoding, too.
+    texts += [
+        *" ¡æ¼çðñ®ñáÂä´Ëïä¤Ø ïÙÁÔäàÙÌ Ñá".split(),
+        "crÃ¨me",
+        "itâ€™s",
+        "\x92",
+        "ещё",
+        "Ã¡&#127;",
+    ]
+    for text in texts:
+        assert tokenizer.encode(beside["cleaned"](text)).ids == clip_tokenizer().encode(text), text
     assert beside["cleaned"]("cr&egrave;me br&ucirc;l&eacute;e") == "crème brûlée"
-    for text in ("crÃ¨me", "itâ€™s", "\x92"):
-        with pytest.raises(SystemExit, match="write what is meant"):
-            beside["cleaned"](text)
+    with pytest.raises(SystemExit, match="that Unicode .* lacks: leave it out"):
+        beside["cleaned"]("ð²¬\xa0 \U00032b20")
 
 
 @pytest.mark.heavy

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import reprlib
+import struct
+import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from pycocotools import mask as rle
 
 from clipself_seg.data.annotations import JsonObject
@@ -35,10 +37,13 @@ VOC_CLASSES = 20
 VOID = 255
 FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
 """Label of background by folder of the label maps."""
-# Of a .mat, ten times what the largest has; zlib packs at most a thousand bytes into one, so 256 MiB come out.
-MOST_BYTES = 1 << 18
 CONTEXT_CLASSES = 459
-MAX_SIDE = 8192  # pixels, far above the archive's 500
+MAX_SIDE = 2048  # pixels, far above the archive's 500
+# Of the .mat files of MATLAB's version 5: bytes of the header, types of elements, and those that are numbers.
+MAT_HEADER, MATRIX, COMPRESSED = 128, 14, 15
+MAT_NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 9: "<f8"}
+# What is read of one, and unpacked, at most: the largest image in the largest type, and what stands before its numbers.
+MAT_BYTES = 8 * MAX_SIDE**2 + 1024
 JSON_HINT = (
     "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
     "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
@@ -108,7 +113,7 @@ def _convert_voc(job: VocJob) -> bool:
 
 def _labels(job: VocJob) -> np.ndarray:
     """Labels that are written for an image, (H, W) uint8."""
-    values = read_indices(job.source, archive=True)
+    values = read_indices(job.source)
     strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):
         raise InputError(
@@ -243,7 +248,7 @@ def context_459_jobs(root: Path) -> tuple[list[MapJob], int]:
 
 def _convert_mat(job: MapJob) -> bool:
     values = _read_mat(job.source)
-    if values.ndim != 2 or values.min() < 1 or values.max() > CONTEXT_CLASSES:
+    if not (1 <= values.min() and values.max() <= CONTEXT_CLASSES):
         raise InputError(
             f"{job.source}: LabelMap has the shape {values.shape} and values from {values.min()} "
             f"to {values.max()}, where 1 to {CONTEXT_CLASSES} are expected\n{MAT_HINT}"
@@ -253,14 +258,50 @@ def _convert_mat(job: MapJob) -> bool:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES} bytes: unpack it again\n{MAT_HINT}")
     try:
-        values: np.ndarray = scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"]
-    except Exception as error:  # scipy has many for a damaged file
+        with open(path, "rb") as file:
+            return _label_map(file.read(MAT_BYTES)[MAT_HEADER:])
+    except (ValueError, IndexError, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again"
+            f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again\n{MAT_HINT}"
         ) from None
-    if values.dtype.kind not in "iuf" or not values.size:
-        raise InputError(f"{path}: LabelMap is not of numbers, or empty\n{MAT_HINT}")
-    return values
+
+
+def _label_map(content: bytes) -> np.ndarray:
+    """The matrix LabelMap (H, W) of what follows the header of a file of MATLAB's version 5.
+
+    Scipy's reader ends the process at some that are damaged.
+
+    Raises:
+        ValueError, IndexError, zlib.error: there is none, or the file is damaged.
+    """
+    for kind, element in _elements(content):
+        if kind == COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(element, MAT_BYTES)
+            ((kind, element),) = _elements(unpacked)
+        if kind != MATRIX:
+            continue
+        _, (_, sides), (_, name), (kind, numbers), *_ = _elements(element)
+        if name == b"LabelMap" and kind in MAT_NUMBERS:
+            height, width = np.frombuffer(sides, "<i4").tolist()
+            values = np.frombuffer(numbers, MAT_NUMBERS[kind])
+            if not 0 < height * width == len(values):
+                raise ValueError(f"{height} x {width} values, of which the file has {len(values)}")
+            return values.reshape(width, height).T
+    raise ValueError("it has none of numbers")
+
+
+def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and content of each element of a file of MATLAB's version 5."""
+    place = 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from("<II", content, place)
+        start = place + 8
+        if kind >> 16:  # a short one, in the room of its size
+            kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
+        if start + size > len(content):
+            raise ValueError("it is cut off")
+        yield kind, content[start : start + size]
+        place = start + size
+        if kind != COMPRESSED:
+            place += -place % 8

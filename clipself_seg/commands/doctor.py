@@ -108,18 +108,13 @@ def _device() -> None:
 
 def _weights() -> None:
     from clipself_seg.checkpoints.locate import VARIABLE, present_file, weights_folder
-    from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_MODELS, shipped_tags, zoo
+    from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
 
-    tags = shipped_tags()
-    missing = [tag for tag in IN_WHEEL if tag not in tags]
-    missing += [tag for tag, path in SHIPPED_MODELS.items() if not path.exists()]
-    own = f"  that come with the package: {', '.join([*tags, *SHIPPED_MODELS])}"
-    lost = f"  {', '.join(missing)}: missing, install clipself_seg again"
     here = [entry.name for entry in zoo().values() if present_file(entry)]
     _say(
         "",
         "Weights",
-        lost if missing else own,
+        f"  that come with the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}",
         f"  official ones in {weights_folder()} (${VARIABLE}): {', '.join(here) or 'none yet'}",
         f"  {len(zoo())} have names by which they are fetched: clipself-seg weights lists them",
     )

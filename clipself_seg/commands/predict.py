@@ -80,7 +80,7 @@ WHY = ", and panoptic.json says why the others are not (--save coco --keep-overl
 
 
 def _options(parser: CommandLine) -> None:
-    options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)", "*")
+    options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)")
     value(parser, "--words", options.WORDS)
     parser.add_argument(
         "--example",
@@ -181,20 +181,19 @@ def main(args: argparse.Namespace) -> int:
 
 def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
-    from clipself_seg.checkpoints.mask_models import is_mask_model_name
     from clipself_seg.checkpoints.needs import fetch_needed
     from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, find_model
 
-    if not args.images:
-        raise InputError("no images: name them before the options, as in predict photo.jpg --words")
     for name in NOT_RAY if args.ray else RAY_ONLY:
         if getattr(args, name):
             why = "does not go with" if args.ray else "needs"
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
+    if args.task in TASKS:
+        options.refuse_other_tasks(main.parser(), args, args.task)
     if args.masks is not None:
         from clipself_seg.data.given_masks import MaskFolder
 
-        if not is_mask_model_name(args.masks):
+        if _is_folder(args.masks):
             MaskFolder(args.masks)  # refuses what is no folder
         if args.config_file is None:
             args.task = args.task or "panoptic"

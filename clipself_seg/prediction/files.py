@@ -80,9 +80,7 @@ def find_images(
     unique = {image.path.resolve(): image for image in [*files.images, *files.videos]}
     if not unique:
         named = ", ".join(map(str, inputs))
-        reasons = {files.failed.get(str(Path(item)), "no images") for item in inputs}
-        reason = reasons.pop() if len(reasons) == 1 else "no images"
-        raise InputError(f"{reason}: {named}; an image ends in {' '.join(ENDINGS)}")
+        raise InputError(f"no images: {named}; an image ends in {' '.join(ENDINGS)}")
     named_by_video = {video.path for video in files.videos}
     every = _name(list(unique.values()))
     files.images = [image for image in every if image.path not in named_by_video]

@@ -150,11 +150,9 @@ REFUSED = [
     ("--ray --save overlays", "--save does not go with --ray"),
     ("--track", "--track needs objects: give --task panoptic or"),
     *((f"{name} 1", f"{name} needs --task panoptic") for name in OF_PANOPTIC),
-    ("--score-threshold 0.5", "--score-threshold needs --task detection"),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),
     ("--task panoptic --words ade20k_150", "does not tell things from stuff"),
     ("--task panoptic --background", "--background does not go with --task panoptic"),
-    ("--task panoptic", "mini/semseg does semantic, not panoptic", {"config": "mini/semseg"}),
     ("--task detection --score-threshold 2", r"must be in \[0, 1\], got 2.0"),
     ("--task detection --save coco", "does not go with .*detections.json is in COCO's"),
 ]

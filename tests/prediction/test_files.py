@@ -64,7 +64,7 @@ def test_links_to_nothing_are_failures(tmp_path):
     "inputs, output, message",
     [
         (["empty"], "out", "no images: "),
-        (["gone"], "out", "no such file or folder: "),
+        (["gone"], "out", "no images: "),
         (["x"], "x", "is both input and output"),
         (["x/a.jpg", "y/a.jpg"], "out", "x/a.jpg and .*y/a.jpg would write results under"),
     ],

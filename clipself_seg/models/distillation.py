@@ -180,15 +180,12 @@ def count_over_processes(
     return mean.clamp(min=1 / comm.get_world_size())  # 0 regions have a loss of 0
 
 
-def valid_cells(step: Step) -> Tensor | None:
+def valid_cells(step: Step) -> Tensor:
     """Cells (B, N) bool of the student's grid into which "whole" (1, 4), the box of the image, reaches.
 
     The box is XYXY in [0, 1] of the padded square and begins at its top left corner. A cell counts if
-    the box overlaps it by more than rounding error; the first row and column always count. None if the samples have no
-    "whole".
+    the box overlaps it by more than rounding error; the first row and column always count.
     """
-    if "whole" not in step.samples[0]:
-        return None
     height, width = step.grid
     cells = []
     for sample in step.samples:
@@ -347,7 +344,7 @@ class WeightedObjectives:
     """A sum of the `OBJECTIVES` whose weight is not 0.
 
     Of samples it reads "image"; for those of crops "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops"
-    uint8 (n, 3, S0, S0); and for correlations "whole" (1, 4), the box of the image, if there is padding.
+    uint8 (n, 3, S0, S0); and for correlations "whole" (1, 4), the box of the image.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def prepared(data_set: str) -> Command:
     importlib.import_module(f"lab.prepare.{module}")
     from lab.prepare.common import PREPARATIONS
 
-    prepare, splits, flags = PREPARATIONS[data_set]
+    prepare, splits = PREPARATIONS[data_set]
     defaults = {p.name: p.default for p in inspect.signature(prepare).parameters.values()}
 
     def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +38,6 @@ def prepared(data_set: str) -> Command:
         if splits:
             chosen = list(defaults["splits"])
             value(parser, "--splits", "to prepare", chosen, count="+", choices=splits)
-        for parameter, text in flags.items():
-            flag(parser, f"--{parameter.replace('_', '-')}", text)
 
     def body(args: argparse.Namespace) -> None:
         if args.processes < 1:
@@ -47,9 +45,7 @@ def prepared(data_set: str) -> Command:
         from lab.prepare.common import Options
 
         root = home_expanded(args.root, "give --root without ~")
-        named = {parameter: getattr(args, parameter) for parameter in flags}
-        if splits:
-            named["splits"] = args.splits
+        named = {"splits": args.splits} if splits else {}
         for done in prepare(Options(root, args.processes, args.overwrite), **named):
             sys.stdout.write(f"{done}\n")
 

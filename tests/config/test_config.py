@@ -87,7 +87,6 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["SEED", "one"], "SEED must be of type int, got 'one'"),
         (["SEED", "-2"], r"SEED must be in \[0, 2\^32\)"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR"], "LR_SCHEDULER_NAME must be .Warmup"),
-        (["SOLVER.BASE_LR_END", "1e-5"], "BASE_LR_END .* the cosine ends at 0"),
         (["TEST.AUG.ENABLED", "True", MODEL, "FViT"], "AUG.ENABLED True has no effect: FViT does"),
         (
             ["TEST.PANOPTIC.VOID_SWEEP", "(0.5,)", MODEL, "CLIPSelf"],

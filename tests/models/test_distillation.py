@@ -524,7 +524,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path, learner, limit):
 
 
 def test_training_without_nouns_is_refused():
-    with pytest.raises(ValueError, match="needs its nouns"):
+    with pytest.raises(AssertionError, match="needs its nouns"):
         tiny_region_text().setup_training(None)
 
 

@@ -15,9 +15,10 @@ from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.feature_sources import CLIPTaps
-from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoderSizes
 from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state
 from clipself_seg.models.panoptic.panoptic_config import build_plain_decoder, build_source
+from tests.heads.panoptic.released import released_decoder
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -143,8 +144,7 @@ def test_all_but_the_tower_trains_and_decays(opts, predictions):
 
 def test_a_decoder_that_pmt_released_starts_a_training(caplog):
     own = model_of(*PLAIN)
-    sizes = own.generator.sizes
-    released = PlainDecoder(channels=own.backbone.channels, sizes=sizes, classes=7).state_dict()
+    released = released_decoder([*own.backbone.channels], own.generator.sizes, 7).state_dict()
     own.load_checkpoint({f"network.{name}": tensor for name, tensor in released.items()}, "a.pth")
     loaded = own.generator.state_dict()
     assert all(torch.equal(loaded[n], t) for n, t in released.items() if "class_head" not in n)

@@ -29,7 +29,6 @@ from lab.prepare.common import (
     Options,
     Prepared,
     convert_files,
-    known_vocabulary,
     lookup_table,
     preparation,
     require,
@@ -121,7 +120,7 @@ def _convert_panoptic(job: _PanopticJob) -> bool:
     ids = read_panoptic_ids(job.record)
     infos = job.record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], dtype=np.int64)
-    index_of = known_vocabulary("coco_panoptic_133").dataset_id_to_index
+    index_of = Vocabulary.load("coco_panoptic_133").dataset_id_to_index
     labels = category_labels(categories, index_of, job.record["pan_seg_file_name"])
     # Segment ids sorted, with void, so that a binary search leads from a pixel to its label.
     segment_ids = np.array([0] + [info["id"] for info in infos], dtype=np.int64)

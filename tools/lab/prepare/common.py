@@ -7,7 +7,6 @@ help text of `python tools/prepare.py NAME`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -15,7 +14,6 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from clipself_seg.data.datasets.table import DataRoot, DataSet
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, read_text, remove_leftovers
 
@@ -85,15 +83,13 @@ class Preparation(NamedTuple):
     """A declared preparation.
 
     Attributes:
-        prepare: is given the options, and by name "splits" and the parameters of the flags.
+        prepare: is given the options, and by name "splits".
         splits: splits that there are; without any the function has no such parameter. Its default are those that are
             prepared unless others are named.
-        flags: parameters that are options of it alone, off by default -> their help text.
     """
 
     prepare: Callable[..., list[Prepared]]
     splits: tuple[str, ...]
-    flags: Mapping[str, str]
 
 
 PREPARATIONS: dict[str, Preparation] = {}
@@ -101,13 +97,11 @@ PREPARATIONS: dict[str, Preparation] = {}
 Prepare = TypeVar("Prepare", bound=Callable[..., list[Prepared]])
 
 
-def preparation(
-    name: str, splits: tuple[str, ...] = (), flags: Mapping[str, str] | None = None
-) -> Callable[[Prepare], Prepare]:
+def preparation(name: str, splits: tuple[str, ...] = ()) -> Callable[[Prepare], Prepare]:
     """Decorator that declares a preparation, see `Preparation`."""
 
     def declare(prepare: Prepare) -> Prepare:
-        PREPARATIONS[name] = Preparation(prepare, splits, flags or {})
+        PREPARATIONS[name] = Preparation(prepare, splits)
         return prepare
 
     return declare
@@ -229,12 +223,6 @@ def convert_files(
         label = "/".join(folder.parts[-2:])
         done = run_in_parallel(convert, todo, processes=options.processes, label=label)
     return Prepared(folder, sum(done), len(jobs) - len(todo), len(done) - sum(done))
-
-
-@functools.cache
-def known_vocabulary(name: str) -> Vocabulary:
-    """A built-in vocabulary, read once in each process."""
-    return Vocabulary.load(name)
 
 
 def lookup_table(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import reprlib
 import struct
 import zlib
@@ -38,25 +37,13 @@ VOC_CLASSES = 20
 VOID = 255
 FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
 """Label of background by folder of the label maps."""
-# Of a .mat, ten times what the largest has; zlib packs at most a thousand bytes into one, so 256 MiB come out.
-MOST_BYTES = 1 << 18
-# Of the .mat files of MATLAB's version 5: types of elements, classes of matrices, a flag, and the types of numbers.
-MAT_HEADER, MATRIX, COMPRESSED, COMPLEX = 128, 14, 15, 8
-NUMERIC = [bytes([number]) for number in range(6, 16)]
-NUMBERS = {
-    1: "<i1",
-    2: "<u1",
-    3: "<i2",
-    4: "<u2",
-    5: "<i4",
-    6: "<u4",
-    7: "<f4",
-    9: "<f8",
-    12: "<i8",
-    13: "<u8",
-}
 CONTEXT_CLASSES = 459
-MAX_SIDE = 8192  # pixels, far above the archive's 500
+MAX_SIDE = 2048  # pixels, far above the archive's 500
+# Of the .mat files of MATLAB's version 5: bytes of the header, types of elements, and those that are numbers.
+MAT_HEADER, MATRIX, COMPRESSED = 128, 14, 15
+MAT_NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 9: "<f8"}
+# What is read of one, and unpacked, at most: the largest image in the largest type, and what stands before its numbers.
+MAT_BYTES = 8 * MAX_SIDE**2 + 1024
 JSON_HINT = (
     "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
     "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
@@ -271,39 +258,37 @@ def _convert_mat(job: MapJob) -> bool:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES} bytes: unpack it again\n{MAT_HINT}")
     try:
-        return _label_map(path.read_bytes()[MAT_HEADER:])
-    except (ValueError, zlib.error) as error:
+        with open(path, "rb") as file:
+            return _label_map(file.read(MAT_BYTES)[MAT_HEADER:])
+    except (ValueError, IndexError, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be read as a .mat file with a LabelMap of numbers ({in_short(error)}): unpack it again"
+            f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again\n{MAT_HINT}"
         ) from None
 
 
 def _label_map(content: bytes) -> np.ndarray:
-    """The matrix LabelMap (H, W) of what follows the header of a file of MATLAB's version 5, such as savemat writes.
+    """The matrix LabelMap (H, W) of what follows the header of a file of MATLAB's version 5.
 
     Scipy's reader ends the process at some that are damaged.
 
     Raises:
-        ValueError, zlib.error: there is none, or the file is damaged.
+        ValueError, IndexError, zlib.error: there is none, or the file is damaged.
     """
     for kind, element in _elements(content):
         if kind == COMPRESSED:
-            kind, element = next(_elements(zlib.decompress(element)), (0, b""))
-        parts = list(itertools.islice(_elements(element), 4)) if kind == MATRIX else []
-        if len(parts) < 4 or parts[2][1] != b"LabelMap":
+            unpacked = zlib.decompressobj().decompress(element, MAT_BYTES)
+            ((kind, element),) = _elements(unpacked)
+        if kind != MATRIX:
             continue
-        (_, flags), (_, sides), _, (kind, numbers) = parts
-        if len(sides) != 8 or flags[:1] not in NUMERIC or flags[1] & COMPLEX or kind not in NUMBERS:
-            raise ValueError("it is no matrix of real numbers")
-        height, width = np.frombuffer(sides, "<i4").tolist()
-        values = np.frombuffer(numbers, NUMBERS[kind])
-        if min(height, width) < 1 or len(values) != height * width:
-            raise ValueError(f"{height} x {width} values, of which the file has {len(values)}")
-        return values.reshape(width, height).T
-    raise ValueError("it has none")
+        _, (_, sides), (_, name), (kind, numbers), *_ = _elements(element)
+        if name == b"LabelMap" and kind in MAT_NUMBERS:
+            height, width = np.frombuffer(sides, "<i4").tolist()
+            values = np.frombuffer(numbers, MAT_NUMBERS[kind])
+            if not 0 < height * width == len(values):
+                raise ValueError(f"{height} x {width} values, of which the file has {len(values)}")
+            return values.reshape(width, height).T
+    raise ValueError("it has none of numbers")
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:

@@ -247,15 +247,9 @@ def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
     [
         (("MODEL.FUSION.ALPHA", 1.5), r"MODEL.FUSION.ALPHA must be in \[0, 1\], got 1.5"),
         (("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 48), "must be a multiple of 32"),
-        (("MODEL.PYRAMID.CHANNELS", 48), "CHANNELS must be a multiple of 32"),
         (("MODEL.PYRAMID.BLOCKS", (9,)), 'no feature "block9"'),
         (("MODEL.CLIP.NAME", "RN50"), "SOURCE pyramid needs a ViT"),
         (("MODEL.MASK_FORMER.HIDDEN_DIM", 48), "HIDDEN_DIM must be a multiple of 32"),
-        (
-            ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.CROP", 100),
-            "CROP must be a multiple of 64",
-        ),
-        (("INPUT.MAX_SCALE", 0.05), "MIN_SCALE must be at most MAX_SCALE"),
         (GIVEN[:2], "MODEL.FUSION.MODE must be .clip. for masks"),
         ((*GIVEN, "MODEL.FUSION.VOID_DISCOUNT", 0.5), "VOID_DISCOUNT must be 0.0 for masks"),
     ],

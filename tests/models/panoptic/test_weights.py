@@ -39,7 +39,6 @@ WRONG = {
         {f"{NORM}.weight": None, f"{NORM}.bias": None},
         f"lacks 2 tensors: {NORM}.weight, {NORM}",
     ),
-    "unexpected": ({"backbone.more": torch.zeros(1)}, "has 1 unexpected tensor: backbone.more"),
     "other sizes": (
         {QUERIES: torch.zeros(9, 64)},
         r"query_feat.weight of shape \(9, 64\), the model needs \(7, 64\): .*MODEL.MASK_FORMER",
@@ -48,15 +47,10 @@ WRONG = {
         {CLIP_HASH: torch.tensor(list(b"abc"), dtype=torch.uint8)},
         "trained on clip_hash abc, the model has .*MODEL.CLIP_BRANCH.WEIGHTS",
     ),
-    "bytes that are no digits": (
-        {CLIP_HASH: torch.full((12,), 255, dtype=torch.uint8)},
-        "was trained on clip_hash .*the model has",
-    ),
     "exponents that are none": (
         {EXPONENTS: torch.tensor([0.35, 1.5])},
         r"has fusion_exponents that are not two numbers in \[0, 1\]",
     ),
-    "one exponent": ({EXPONENTS: torch.tensor(1.0)}, "are not two numbers"),
 }
 
 
@@ -262,10 +256,6 @@ def test_every_part_of_the_same_clip_is_accepted_and_of_another_refused(
 
 
 WRONG_CLIP = {
-    "not finite": (
-        lambda state: state | {GAMMA: state[GAMMA] / 0},
-        "NaN or infinite numbers in visual.trunk.stages.0",
-    ),
     "another shape": (
         lambda state: state | {f"{CLIP}text_projection": torch.ones(3)},
         r"CLIP of .*a.pth, .* has text_projection of shape \(3,\)",

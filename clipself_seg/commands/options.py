@@ -381,6 +381,4 @@ def resume(options: Options) -> None:
 
 def processes(options: Options, purpose: str = "to work in") -> None:
     """Adds --processes, which are as many as cores."""
-    options.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help=f"{purpose} (one a core)"
-    )
+    value(options, "--processes", purpose, os.cpu_count() or 1, kind=within(int, 1))

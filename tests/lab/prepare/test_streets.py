@@ -225,11 +225,6 @@ def test_other_versions_and_missing_files_are_refused_with_what_to_do(vistas, tm
     write_vistas_image(tmp_path, values=[[66 * 256]])
     with pytest.raises(InputError, match="instances/a-B_1.png has the label 66, where v1.2 has 0 "):
         prepare_vistas_val(vistas)
-    (vistas / "v1.2").mkdir()
-    (vistas / "labels").rename(vistas / "v1.2/labels")
-    with pytest.raises(InputError, match="of the archive v2.0.*: move what is in .*/v1.2 to"):
-        prepare_vistas_val(vistas)
-    (vistas / "v1.2/labels").rename(vistas / "elsewhere")
-    (vistas / "v1.2").rmdir()
+    (vistas / "labels").rename(vistas / "elsewhere")
     with pytest.raises(InputError, match="labels is missing.*\n.*Mapillary Vistas v1.2"):
         prepare_vistas_val(vistas)

@@ -163,12 +163,6 @@ def prepare_vistas(options: Options, splits: Sequence[str] = ("validation",)) ->
 
 def _prepare_vistas_split(options: Options, split: str) -> Prepared:
     folder = options.root / "mapillary_vistas" / split
-    nested = folder / "v1.2"
-    if nested.exists() and not (folder / "labels").exists():
-        raise InputError(
-            f"{folder} is of the archive v2.0, which has v1.2 in a folder of its own: move what is in {nested} to "
-            f"{folder}"
-        )
     for name in ("images", "labels"):
         require(folder / name, ROOTS["VISTAS"])
     panoptic = folder / "panoptic/panoptic_2018.json"

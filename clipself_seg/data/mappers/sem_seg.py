@@ -148,7 +148,7 @@ class SemSegTestMapper(samples.Configurable):
     Evaluators read ground truth.
 
     Attributes:
-        min_size: length of the shorter side in pixels; 0 keeps the image's size, up to `max_size`.
+        min_size: length of the shorter side in pixels; 0 keeps the image's size.
         max_size: largest length of the longer side in pixels, which takes precedence.
         max_pixels: largest number of pixels of an image that is decoded.
     """
@@ -191,6 +191,6 @@ class SemSegTestMapper(samples.Configurable):
 
     def resized(self, image: np.ndarray) -> samples.Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
-        resize = ResizeShortestEdge(self.min_size or min(image.shape[:2]), self.max_size, "choice")
+        resize = ResizeShortestEdge(self.min_size, self.max_size, "choice")
         resized = resize.get_transform(image).apply_image(image)
         return {"image": samples.chw(resized), "height": image.shape[0], "width": image.shape[1]}

@@ -43,7 +43,9 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def predictor() -> PanopticPredictor:
-    return clipself_seg.load("mini", task="panoptic", device="cpu")
+    predictor = clipself_seg.load("mini", task="panoptic", device="cpu")
+    predictor.set_vocabulary("red star, grass", stuff="grass")
+    return predictor
 
 
 @torch.no_grad()

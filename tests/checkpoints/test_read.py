@@ -144,29 +144,11 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "entry, value, message",
     [
-        (
-            "activation",
-            ["gelu"],
-            r"activation is \['gelu'\], and has to be 'gelu' or 'quick_gelu': fetch",
-        ),
-        ("activation", "relu", "activation is 'relu', and has to be 'gelu' or"),
+        ("activation", "relu", "activation is 'relu', and has to be 'gelu' or 'quick_gelu': fetch"),
         ("activation", torch.ones(3), "activation is of type Tensor, and has to be 'gelu' or"),
-        (
-            "pixel_mean",
-            [0.1, 0.2, 0.3],
-            r"pixel_mean is \[0.1, 0.2, 0.3\], and has to be the JSON of three",
-        ),
         ("pixel_mean", DEEP, r"pixel_mean is '\[\[.*\.\.\.', and has to be the JSON of three"),
-        (
-            "pixel_mean",
-            "[1, 2, 1e999]",
-            "pixel_mean is '.1, 2, 1e999.', and has to be the JSON of three",
-        ),
-        (
-            "pixel_mean",
-            f"[1, 2, 1{'0' * 400}]",
-            "pixel_mean is .*, and has to be the JSON of three",
-        ),
+        ("pixel_mean", "[1, 2, 1e999]", "pixel_mean is '.1, 2, 1e999.', and has to be the JSON"),
+        ("pixel_mean", f"[1, 2, 1{'0' * 400}]", "pixel_mean is .*, and has to be the JSON"),
         ("pixel_std", "[1, 1, 0]", "pixel_std is '.1, 1, 0.', and has to be the JSON of three"),
     ],
 )

@@ -108,10 +108,7 @@ def test_masks_from_memory_are_arrays_annotations_or_paths(tmp_path):
         ([runs(MASKS[0]), {"size": [6, 9], "counts": [3]}], "mask 1 .* do not fill the image"),
         ([{"size": [9, 6], "counts": [54]}], r"its size \[9, 6\] is not that of the image"),
         ([{"segmentation": None}], "neither polygons nor an RLE"),
-        (
-            [{"segmentation": runs(MASKS[0]), "score": 1.5}],
-            r"mask 0: score is 1.5, and has to be a number in \[0, 1\]",
-        ),
+        ([{"segmentation": runs(MASKS[0]), "score": 1.5}], r"mask 0: score is 1.5, and has to be"),
     ],
 )
 def test_malformed_json_is_refused_by_file_and_mask(tmp_path, content, message):

@@ -46,9 +46,7 @@ def one_scene() -> Image.Image:
         predicted.append(np.asarray(model(image).overlay(legend=False, enlarge=False)))
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()}
     (question,) = ask(clips, [(SCENE, WORD)])
-    maps = [
-        cv2.resize(one, SIDES, interpolation=cv2.INTER_CUBIC) for one in question.maps.values()
-    ]
+    maps = [cv2.resize(one, SIDES, interpolation=cv2.INTER_CUBIC) for one in question.maps.values()]
     captions = [[""] * len(SEEN), [f"where is the {WORD}?", *question.maps]]
     return sheet([predicted, [image, *maps]], [*SEEN], captions)
 

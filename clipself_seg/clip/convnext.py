@@ -255,5 +255,4 @@ CONVNEXT = tower_kind.TowerKind(
         tower_kind.Layout(marks=(FIRST_BLOCK,), read=_read, write=tower_kind.text_at_top),
     ),
     positions={},
-    readouts=CONVOLUTIONS,
 )

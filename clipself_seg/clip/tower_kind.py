@@ -19,7 +19,7 @@ from torch import Tensor
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, TextTower
 from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
-from clipself_seg.clip.tower import VIT, ImageTower, Readouts
+from clipself_seg.clip.tower import ImageTower
 from clipself_seg.clip.vision_language import LARGEST_SCALE
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -183,7 +183,6 @@ class TowerKind:
             FC-CLIP do, which clamp it again; infinite where a file's own factor is what it was trained to.
         image_files: True if there are files of its image tower alone, which load without a text tower.
         quick_gelu: True if there are models of equal shapes with QuickGELU and with exact GELU.
-        readouts: the features and embeddings that its image tower gives.
         variants: other builds of its models, with the same tensors, that a file may be of; what each changes.
     """
 
@@ -205,7 +204,6 @@ class TowerKind:
     largest_scale: float = LARGEST_SCALE
     image_files: bool = False
     quick_gelu: bool = False
-    readouts: Readouts = VIT
     variants: Mapping[str, Callable[[Architecture], Architecture]] = dataclasses.field(
         default_factory=dict
     )

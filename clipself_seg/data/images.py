@@ -44,8 +44,8 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 # Errors that Pillow raises for a damaged file, depending on the format and on where it is damaged.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, IndexError, TypeError, EOFError, RuntimeError)
-DECODING_ERRORS += (struct.error, Image.DecompressionBombError)
+DECODING_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, IndexError)
+DECODING_ERRORS += (TypeError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 @contextlib.contextmanager
@@ -115,18 +115,14 @@ def check_content(content: BinaryIO) -> None:
         place += 12 + length  # with length, name and checksum
 
 
-class TooManyPixels(InputError):
-    """An image of more pixels than its reader takes."""
-
-
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, max_pixels: int) -> None:
     """Refuses an image of more pixels than the memory is meant for.
 
     Raises:
-        TooManyPixels: width x height, in pixels, is more than `max_pixels`.
+        InputError: width x height, in pixels, is more than `max_pixels`.
     """
     if width * height > max_pixels:
-        raise TooManyPixels(
+        raise InputError(
             f"image {path} is {width} x {height}, which is more than the {max_pixels} pixels of "
             "INPUT.MAX_PIXELS: make it smaller, or raise that"
         )

@@ -5,7 +5,7 @@ import torch
 
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.clip.find_kind import KINDS, find_architecture, reason_of_no_tower, signature_of
+from clipself_seg.clip.find_kind import KINDS, find_architecture, signature_of
 from clipself_seg.errors import InputError
 
 
@@ -45,11 +45,10 @@ def test_a_resnet_without_the_tensor_of_its_width_is_no_image_tower():
     with torch.device("meta"):  # shapes are all that counts
         whole = load_clip("RN50", None).state_dict()
     assert signature_of(whole)
-    for name, rank in KINDS["ResNet"].key_tensors.items():
+    for name in KINDS["ResNet"].key_tensors:
         without = {key: tensor for key, tensor in whole.items() if key != name}
         for given in (without, without | {name: torch.ones(())}):
             assert signature_of(given) is None
-            assert f"ResNet has {name} of {rank} dimensions" in reason_of_no_tower(given)
 
 
 def test_the_tensors_of_every_model_are_of_its_signature():

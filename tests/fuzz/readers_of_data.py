@@ -78,7 +78,7 @@ def _read_own_data(path: Path) -> None:
     earlier = {*DatasetCatalog.list()}
     try:
         data = register_data(path.parent / "own.yaml", "detection")
-        check_data([data.train, *data.test])
+        check_data([name for name in (data.train, *data.test) if name])
     finally:
         for name in {*DatasetCatalog.list()} - earlier:
             DatasetCatalog.remove(name)

@@ -8,7 +8,7 @@ the seed and the draw number alone. S is the side of a training crop in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers import samples
 from clipself_seg.data.masks import read_labels_of
-
-Mapper = TypeVar("Mapper", bound="SemSegTestMapper")
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):

@@ -114,7 +114,7 @@ def read_scene_map(path: Path) -> np.ndarray:
     Raises:
         InputError: the map cannot be read, or is not one of the challenge's.
     """
-    values = read_indices(path, archive=True)
+    values = read_indices(path)
     if values.dtype != np.uint8 or values.max() > 150:
         raise InputError(
             f"{path} is not one of the challenge's maps, which have 8 bits and the values "

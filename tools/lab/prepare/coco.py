@@ -29,7 +29,6 @@ from lab.prepare.common import (
     Options,
     Prepared,
     convert_files,
-    known_vocabulary,
     lookup_table,
     preparation,
     require,
@@ -68,7 +67,7 @@ def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:
 
 
 def _convert_stuff(job: MapJob) -> bool:
-    values = read_indices(job.source, archive=True)
+    values = read_indices(job.source)
     if values.dtype != np.uint8:
         raise InputError(f"{job.source} is not one of the archive's 8-bit maps: unpack it again")
     save_png(job.target, _stuff_table()[values])
@@ -121,7 +120,7 @@ def _convert_panoptic(job: _PanopticJob) -> bool:
     ids = read_panoptic_ids(job.record)
     infos = job.record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], dtype=np.int64)
-    index_of = known_vocabulary("coco_panoptic_133").dataset_id_to_index
+    index_of = Vocabulary.load("coco_panoptic_133").dataset_id_to_index
     labels = category_labels(categories, index_of, job.record["pan_seg_file_name"])
     # Segment ids sorted, with void, so that a binary search leads from a pixel to its label.
     segment_ids = np.array([0] + [info["id"] for info in infos], dtype=np.int64)

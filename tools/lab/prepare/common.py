@@ -7,7 +7,6 @@ help text of `python tools/prepare.py NAME`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -15,7 +14,6 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from clipself_seg.data.datasets.table import DataRoot, DataSet
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, read_text, remove_leftovers
 
@@ -225,12 +223,6 @@ def convert_files(
         label = "/".join(folder.parts[-2:])
         done = run_in_parallel(convert, todo, processes=options.processes, label=label)
     return Prepared(folder, sum(done), len(jobs) - len(todo), len(done) - sum(done))
-
-
-@functools.cache
-def known_vocabulary(name: str) -> Vocabulary:
-    """A built-in vocabulary, read once in each process."""
-    return Vocabulary.load(name)
 
 
 def lookup_table(

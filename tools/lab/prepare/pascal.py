@@ -113,7 +113,7 @@ def _convert_voc(job: VocJob) -> bool:
 
 def _labels(job: VocJob) -> np.ndarray:
     """Labels that are written for an image, (H, W) uint8."""
-    values = read_indices(job.source, archive=True)
+    values = read_indices(job.source)
     strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):
         raise InputError(
@@ -261,7 +261,7 @@ def _read_mat(path: Path) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             return _label_map(file.read(MAT_BYTES)[MAT_HEADER:])
-    except (ValueError, zlib.error) as error:
+    except (ValueError, IndexError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again\n{MAT_HINT}"
         ) from None
@@ -273,7 +273,7 @@ def _label_map(content: bytes) -> np.ndarray:
     Scipy's reader ends the process at some that are damaged.
 
     Raises:
-        ValueError, zlib.error: there is none, or the file is damaged.
+        ValueError, IndexError, zlib.error: there is none, or the file is damaged.
     """
     for kind, element in _elements(content):
         if kind == COMPRESSED:

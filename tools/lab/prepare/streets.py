@@ -27,12 +27,12 @@ from clipself_seg.data.annotations import (
 )
 from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from lab.prepare.common import (
     Options,
     Prepared,
     files_in,
-    known_vocabulary,
     lookup_table,
     preparation,
     require,
@@ -97,7 +97,7 @@ def _prepare_city_split(options: Options, split: str) -> Prepared:
         pngs, pngs.with_suffix(".json"), truth / f"cityscapes_instances_{split}.json"
     )
     return prepare_panoptic_split(
-        files, jobs, listed_categories(known_vocabulary(CITY_CLASSES)), options
+        files, jobs, listed_categories(Vocabulary.load(CITY_CLASSES)), options
     )
 
 
@@ -111,9 +111,9 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
     Raises:
         InputError: a file is missing or broken, or has values that no map of Cityscapes has.
     """
-    index_of = known_vocabulary(CITY_CLASSES).dataset_id_to_index
-    thing = known_vocabulary(CITY_CLASSES).thing
-    values = read_indices(instances, archive=True).astype(np.int32)
+    index_of = Vocabulary.load(CITY_CLASSES).dataset_id_to_index
+    thing = Vocabulary.load(CITY_CLASSES).thing
+    values = read_indices(instances).astype(np.int32)
     segments = []
     for value in np.unique(values).tolist():
         label = value // FIRST_INSTANCE if value >= FIRST_INSTANCE else value
@@ -126,9 +126,9 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
 
 
 def _city_labels(path: Path) -> np.ndarray:
-    values = read_indices(path, archive=True)
+    values = read_indices(path)
     _check_city_label(int(values.max()), path)
-    index_of = known_vocabulary(CITY_CLASSES).dataset_id_to_index
+    index_of = Vocabulary.load(CITY_CLASSES).dataset_id_to_index
     return lookup_table(index_of, LABEL_IDS, IGNORED, np.uint8)[values]
 
 
@@ -186,7 +186,7 @@ def _prepare_vistas_split(options: Options, split: str) -> Prepared:
         for stem, (source, read) in reads.items()
     ]
     done = prepare_panoptic_split(
-        files, jobs, listed_categories(known_vocabulary(VISTAS_CLASSES)), options
+        files, jobs, listed_categories(Vocabulary.load(VISTAS_CLASSES)), options
     )
     origin = "are the archive's" if files.archived else "were made of the instance maps"
     return done._replace(folder=target, notes=(f"panoptic files {origin}: {files.panoptic}",))
@@ -211,7 +211,7 @@ def _archived(folder: Path, files: SplitFiles) -> dict[str, tuple[Path, Reader]]
 
 def _check_version(json_file: Path) -> None:
     """Refuse a panoptic JSON of other classes, such as the 124 of v2.0."""
-    vocabulary = known_vocabulary(VISTAS_CLASSES)
+    vocabulary = Vocabulary.load(VISTAS_CLASSES)
     listed = {
         entry.get("id"): bool(entry.get("isthing"))
         for entry in coco_list(read_coco_json(json_file), "categories", json_file)
@@ -236,8 +236,8 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
     Raises:
         InputError: a file is missing or broken, or has values that no map of v1.2 has.
     """
-    thing = known_vocabulary(VISTAS_CLASSES).thing
-    values = read_indices(instances, archive=True).astype(np.int32)
+    thing = Vocabulary.load(VISTAS_CLASSES).thing
+    values = read_indices(instances).astype(np.int32)
     label_of = values // 256
     _check_vistas_labels(label_of, instances)
     # Stuff is one segment whatever its numbers are.
@@ -246,7 +246,7 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
     segments = []
     for number in np.unique(ids[ids > 0]).tolist():
         label = (number - 1) // 256
-        category = known_vocabulary(VISTAS_CLASSES).classes[label].dataset_id
+        category = Vocabulary.load(VISTAS_CLASSES).classes[label].dataset_id
         segments.append(Segment(number, category, bool(thing[label])))
     return ImageTruth(ids, segments, _vistas_labels(labels))
 
@@ -264,8 +264,8 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
     """
     infos = record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], np.int64)
-    index_of = known_vocabulary(VISTAS_CLASSES).dataset_id_to_index
-    things = known_vocabulary(VISTAS_CLASSES).thing[
+    index_of = Vocabulary.load(VISTAS_CLASSES).dataset_id_to_index
+    things = Vocabulary.load(VISTAS_CLASSES).thing[
         category_labels(categories, index_of, record["panoptic_json"])
     ]
     segments = [
@@ -276,7 +276,7 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
 
 
 def _vistas_labels(path: Path) -> np.ndarray:
-    values = read_indices(path, archive=True)
+    values = read_indices(path)
     _check_vistas_labels(values, path)
     return np.where(values == UNLABELLED, IGNORED, values).astype(np.uint8)
 

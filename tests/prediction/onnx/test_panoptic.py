@@ -108,6 +108,7 @@ def same_segments(ids: np.ndarray, segments: list, expected) -> int:
 
 
 def test_images_are_resized_as_the_mapper_does(predictor, tmp_path):
+    predictor.set_vocabulary("red star, grass", stuff="grass")
     export = graph_of(predictor)
     for rule in ((64, 100), (0, 100), (32, 40)):
         predictor.mapper.min_size, predictor.mapper.max_size = rule

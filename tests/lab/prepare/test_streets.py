@@ -109,15 +109,7 @@ def test_files_that_are_missing_or_of_something_else_are_named(truth):
     save(labels, grown([[7]]))
     with pytest.raises(InputError, match="labelIds.png is 8 x 8, its image .* is 40 x 16"):
         prepare_city(truth)
-    labels.unlink()
-    with pytest.raises(InputError, match="labelIds.png is missing"):
-        prepare_city(truth)
-    image = truth.parent / f"leftImg8bit/val/aachen/{STEM}_leftImg8bit.png"
-    write_city_image(truth.parent.parent)
-    image.write_bytes(b"no image")
-    with pytest.raises(InputError, match="leftImg8bit.png of .* cannot be decoded"):
-        prepare_city(truth)
-    image.unlink()
+    (truth.parent / f"leftImg8bit/val/aachen/{STEM}_leftImg8bit.png").unlink()
     with pytest.raises(InputError, match="image .*leftImg8bit.png of .*instanceIds.png is missing"):
         prepare_city(truth)
     save(place / f"{STEM}_gtFine_instanceIds.png", [[35000]], np.uint16)

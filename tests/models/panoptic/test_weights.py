@@ -291,10 +291,7 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
     ("changes", "message"),
     [
         ({"MODEL.CLIP_BRANCH.INPUT_SIZE": 64}, "INPUT_SIZE must be 0 for KIND backbone"),
-        (
-            {"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"},
-            "WEIGHTS must be empty or equal to MODEL.CLIP.WEIGHTS",
-        ),
+        ({"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"}, "WEIGHTS must be empty or equal"),
         (
             {"MODEL.CLIP.NAME": "ViT-Mini-8", "MODEL.CLIP_BRANCH.KIND": "dense"},
             "SOURCE clip reads the stages of a ConvNeXt or a ResNet",
@@ -306,16 +303,3 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
 def test_keys_that_do_not_fit_are_refused_by_name(changes, message):
     with pytest.raises(InputError, match=message):
         fcclip("", **changes)
-
-
-@pytest.mark.parametrize(
-    "change, what",
-    [
-        (lambda t: t * torch.nan, "NaN or infinite numbers in void_embedding.weight"),
-        (lambda t: t.to(torch.int8), "void_embedding.weight as int8, not floating point"),
-    ],
-)
-def test_a_generator_of_other_than_finite_numbers_is_refused(convnext, official, change, what):
-    name = "void_embedding.weight"
-    with pytest.raises(InputError, match=what):
-        convnext.load_checkpoint(official | {name: change(official[name])}, "a.pth")

@@ -44,8 +44,8 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 # Errors that Pillow raises for a damaged file, depending on the format and on where it is damaged.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, IndexError, TypeError, EOFError, RuntimeError)
-DECODING_ERRORS += (struct.error, Image.DecompressionBombError)
+DECODING_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, IndexError)
+DECODING_ERRORS += (TypeError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 @contextlib.contextmanager

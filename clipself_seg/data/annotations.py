@@ -94,7 +94,7 @@ def is_box(value: object) -> bool:
     if not isinstance(value, list) or len(value) != 4:
         return False
     for number in value:
-        if not isinstance(number, int | float) or not -LARGEST < number < LARGEST:
+        if not isinstance(number, (int, float)) or not -LARGEST < number < LARGEST:
             return False
     return True
 

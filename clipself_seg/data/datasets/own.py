@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,9 +166,12 @@ class Part:
         }
         own = {image["id"] for image in images}
         kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[int]()
-        segmented = "segments_info" in coco.coco_list(content, "annotations", source)[0]
-        schema = coco.SEGMENTS if segmented else coco.CLASSIFIED
-        for annotation in coco.coco_list(content, "annotations", source, schema):
+        annotations = coco.coco_list(content, "annotations", source)
+        segmented = "segments_info" in annotations[0]
+        if self.split.json:
+            schema = coco.SEGMENTS if segmented else coco.CLASSIFIED
+            annotations = coco.coco_list(content, "annotations", source, schema)
+        for annotation in annotations:
             if coco.annotated_image(annotation, listed, source) not in own:
                 continue
             if segmented:
@@ -348,16 +352,17 @@ def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonOb
 
 def _yolo_objects(path: Path, classes: int, width: int, height: int) -> list[JsonObject]:
     """The objects of a file of YOLO's, each with its box and, of a polygon, its segmentation in pixels."""
-    lines, values, ends = list[tuple[int, Sequence[str]]](), list[float](), [0]
+    lines, values, ends = list[tuple[int, Sequence[str]]](), array("d"), [0]
     line: tuple[int, Sequence[str]]
     for line in enumerate(map(str.split, read_text(path, "label file").splitlines()), 1):
         if not (words := line[1]):
             continue
         try:
-            category, numbers = int(words[0]), list(map(float, words[1:]))
+            category = int(words[0])
+            values.extend(map(float, words[1:]))
         except ValueError:
-            category, numbers = -1, []
-        if category < 0 or len(numbers) < 4 or len(numbers) % 2:
+            category = -1
+        if category < 0 or len(words) < 5 or not len(words) % 2:
             wrong = (
                 "is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 y2 x3 y3 ...`, whose class is "
                 "a whole number from 0 on"
@@ -368,7 +373,6 @@ def _yolo_objects(path: Path, classes: int, width: int, height: int) -> list[Jso
                 path, line, f'is of class {category}, and "names" has 0 to {classes - 1}'
             )
         lines.append(line)
-        values += numbers
         ends.append(len(values) // 2)
     if not lines:
         return []
@@ -393,7 +397,7 @@ def _yolo_objects(path: Path, classes: int, width: int, height: int) -> list[Jso
     return objects
 
 
-def _wrong_line(path: Path, line: tuple[int, Sequence[str]], wrong: str) -> InputError:
+def _wrong_line(path: Path, line: tuple[int, list[str]], wrong: str) -> InputError:
     return InputError(f"{path}, line {line[0]}: {shown(' '.join(line[1]))} {wrong}: correct it")
 
 

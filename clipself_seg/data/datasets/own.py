@@ -397,7 +397,7 @@ def _yolo_objects(path: Path, classes: int, width: int, height: int) -> list[Jso
     return objects
 
 
-def _wrong_line(path: Path, line: tuple[int, list[str]], wrong: str) -> InputError:
+def _wrong_line(path: Path, line: tuple[int, Sequence[str]], wrong: str) -> InputError:
     return InputError(f"{path}, line {line[0]}: {shown(' '.join(line[1]))} {wrong}: correct it")
 
 

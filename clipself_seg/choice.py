@@ -285,7 +285,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
         raise InputError(
             f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, --config-file "
             "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone (dense-maps, "
-            "explore, serve and export: --clip-name ViT-B-16)"
+            "explore and serve: --clip-name ViT-B-16)"
         )
     if place.is_dir():
         if any((place / file).exists() for file in PRETRAINED_FILES):

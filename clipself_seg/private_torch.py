@@ -31,7 +31,5 @@ def own_tensor(result: Tensor) -> Tensor:
 def allow_graphs(count: int) -> None:
     """Lets torch compile a function for so many kinds of inputs; without the setting for as many as torch likes."""
     config = torch._dynamo.config
-    for name in ("recompile_limit", "cache_size_limit"):  # its newer and its older name
-        if hasattr(config, name):
-            setattr(config, name, max(count, getattr(config, name)))
-            return
+    if hasattr(config, "recompile_limit"):
+        config.recompile_limit = max(count, config.recompile_limit)

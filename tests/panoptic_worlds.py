@@ -110,12 +110,3 @@ def panopticapi_quality(truth, predicted):
         stat = pq_compute_single_core(0, pairs, truth.folder, predicted.folder, categories)
     groups = {"": None, "_th": True, "_st": False}
     return stat, {suffix: stat.pq_average(categories, is_)[0] for suffix, is_ in groups.items()}
-
-
-def small_map(ids, classes, crowds=()):
-    """The map of some segments: id -> class in [0, 9), each as large as it is drawn."""
-    listed = [
-        {"id": i, "category_id": c, "area": int((ids == i).sum()), "iscrowd": int(i in crowds)}
-        for i, c in classes.items()
-    ]
-    return panoptic_map(ids, listed, {c: c for c in range(9)}, "a test")

@@ -218,8 +218,8 @@ def test_dense_features_alone_are_enough_without_training(small):
 LACKS = {
     "regions": "Small has no encode_image, embeddings of whole images and of crops",
     "patches": "Small has no layer_groups, groups of parameters",
-    "panoptic": "Small gives dense, and no block-1",
-    "detection": "Small gives dense, and no block0, block1, block2, block3",
+    "panoptic": 'no feature "block-1" in this image tower',
+    "detection": 'no feature "block0" in this image tower',
     "semseg": "TEXT_GUIDANCE_DIM must be 4",
 }
 

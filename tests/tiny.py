@@ -95,6 +95,7 @@ def tiny_mapper(record: dict[str, Any], draw: int) -> dict[str, Any]:
         "image": torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8, generator=generator),
         "boxes": corners.flatten(1),
         "crops": torch.randint(256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator),
+        "whole": torch.tensor([[0.0, 0.0, 1.0, 1.0]], device="cpu"),
     }
 
 

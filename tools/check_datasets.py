@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from lab.prepare.check import Options, check_datasets
 
     sample = 0 if args.full else max(1, args.sample)
-    options = Options(sample, max(1, args.processes))
+    options = Options(sample, args.processes)
     findings = check_datasets(args.names, options)
     if args.allow_subset:
         findings = [finding.subset_allowed() for finding in findings]

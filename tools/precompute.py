@@ -58,7 +58,7 @@ def _write_proposals(args: argparse.Namespace, weights: str | None) -> None:
 
 def _proposals_options(parser: argparse.ArgumentParser) -> None:
     required(parser, "--config-file", "of an FViT or a StockRPN")
-    options.weights(parser)
+    value(parser, "--weights", "checkpoint (MODEL.WEIGHTS of the configuration)")
     required(parser, "--dataset", "name of the data set with the images")
     required(parser, "--output", "JSON file to write")
     _selection_options(parser)

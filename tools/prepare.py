@@ -15,7 +15,7 @@ import os
 import sys
 
 from clipself_seg.commands.options import Command, flag, processes, value
-from clipself_seg.errors import GOES_ON, InputError
+from clipself_seg.errors import GOES_ON
 from clipself_seg.files import home_expanded
 from lab.prepare import CONTENTS
 from lab.scripts import run_named
@@ -27,8 +27,7 @@ def prepared(data_set: str) -> Command:
     importlib.import_module(f"lab.prepare.{module}")
     from lab.prepare.common import PREPARATIONS
 
-    prepare, splits, flags = PREPARATIONS[data_set]
-    defaults = {p.name: p.default for p in inspect.signature(prepare).parameters.values()}
+    prepare, splits = PREPARATIONS[data_set]
 
     def add_options(parser: argparse.ArgumentParser) -> None:
         root = os.environ.get("DETECTRON2_DATASETS") or "datasets"
@@ -36,20 +35,14 @@ def prepared(data_set: str) -> Command:
         processes(parser)
         flag(parser, "--overwrite", "write files again that are there already")
         if splits:
-            chosen = list(defaults["splits"])
+            chosen = list(inspect.signature(prepare).parameters["splits"].default)
             value(parser, "--splits", "to prepare", chosen, count="+", choices=splits)
-        for parameter, text in flags.items():
-            flag(parser, f"--{parameter.replace('_', '-')}", text)
 
     def body(args: argparse.Namespace) -> None:
-        if args.processes < 1:
-            raise InputError(f"--processes {args.processes}: at least 1 is needed")
         from lab.prepare.common import Options
 
         root = home_expanded(args.root, "give --root without ~")
-        named = {parameter: getattr(args, parameter) for parameter in flags}
-        if splits:
-            named["splits"] = args.splits
+        named = {"splits": args.splits} if splits else {}
         for done in prepare(Options(root, args.processes, args.overwrite), **named):
             sys.stdout.write(f"{done}\n")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clipself_seg.checkpoints.zoo import Entry, entry_of, zoo
 from clipself_seg.clip.find_kind import KINDS, find_architecture, list_architectures
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.templates import templates_text
 from clipself_seg.clip.tower_kind import Architecture
 from clipself_seg.clip.training_free import ATTENTIONS, NONE
@@ -93,19 +94,21 @@ def _by_family() -> dict[str, list[Entry]]:
 
 def kinds_table() -> str:
     """A row for each kind: pixels, texts, and what can be read of an image."""
-    rows = []
+    rows, models = [], {model.kind.name: model for model in _by_kind()}
     for kind in KINDS.values():
-        dense = ", ".join(kind.readouts.dense_kinds)
-        names = (NONE, *ATTENTIONS) if kind.readouts.attentions else (NONE,)
+        with without_values():
+            readouts = kind.build_image(models[kind.name], False).readouts
+        dense = ", ".join(readouts.dense_kinds)
+        names = (NONE, *ATTENTIONS) if readouts.attentions else (NONE,)
         attentions = ", ".join(names)
-        masked = "yes" if kind.readouts.masked_attention else "no"
+        masked = "yes" if readouts.masked_attention else "no"
         limited = math.isfinite(kind.largest_scale)
         factor = f"its own, at most {kind.largest_scale:g}" if limited else "its own"
         pixels = f"{_numbers(kind.mean)}; {_numbers(kind.std)}"
         sentences = templates_text(kind.templates)
         rows.append([kind.name, pixels, sentences, dense, attentions, masked, factor])
-    readouts = ["`MODEL.CLIP.DENSE`", "`MODEL.CLIP.ATTENTION`", "masked attention"]
-    heads = ["kind", "pixels, mean; std", "sentences", *readouts]
+    read = ["`MODEL.CLIP.DENSE`", "`MODEL.CLIP.ATTENTION`", "masked attention"]
+    heads = ["kind", "pixels, mean; std", "sentences", *read]
     return markdown_table([*heads, "factor of cosines in panoptic models"], rows) + "\n"
 
 

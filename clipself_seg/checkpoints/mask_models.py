@@ -55,12 +55,6 @@ COMMITS = {
     "facebook/mask2former-swin-large-coco-panoptic": "a4edee47b1b2662241ceed627430aa22d0647bd0"
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
-# Further weights that transformers writes, in shards or as pickles.
-OTHER_WEIGHTS = (
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # Settings of the images, by newer and older versions of transformers.
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
@@ -80,18 +74,15 @@ def has_mask_model(folder: str | os.PathLike[str]) -> bool:
     """True for a folder that has a model, and not masks.
 
     Raises:
-        InputError: it has one whose weights are in shards or a pickle.
+        InputError: its weights are missing, in shards or a pickle.
     """
     config, weights = (Path(folder, file) for file in NEEDED)
-    if not config.is_file() or weights.is_file():
-        return config.is_file()
-    for name in OTHER_WEIGHTS:
-        if Path(folder, name).is_file():
-            raise InputError(
-                f"{folder} has a model in {name}, and only a whole {MODEL_WEIGHTS} is read: save it anew by "
-                'transformers\' save_pretrained, with max_shard_size="100GB"'
-            )
-    return False
+    if config.is_file() and not weights.is_file():
+        raise InputError(
+            f"{folder} has the {MODEL_CONFIG} of a model, and only a whole {MODEL_WEIGHTS} beside it is read: save it "
+            'anew by transformers\' save_pretrained, with max_shard_size="100GB"'
+        )
+    return config.is_file()
 
 
 def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:

@@ -64,32 +64,21 @@ class CheckpointFolder:
             old.unlink()
 
     def newest(self) -> tuple[dict[str, Tensor], Metadata] | None:
-        """Content of the newest checkpoint, None if there is none.
+        """Content of the newest checkpoint, None if there is none; a run writes its metadata, see `OF_RUN`.
 
         Raises:
-            InputError: it is damaged; names the one before it.
+            InputError: it is damaged, or has other metadata than a run writes; names the one before it.
         """
         paths = self.paths()
         if not paths:
             return None
+        older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start again"
         try:
-            return read_state(paths[-1])
+            tensors, metadata = read_state(paths[-1])
         except InputError as error:
-            older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start again"
             raise InputError(f"{error}; delete it to {older}") from None
-
-    def newest_run(self) -> tuple[dict[str, Tensor], Metadata] | None:
-        """`newest`, with the metadata that a run writes: "iteration", "scaler", "run", and "hooks" if they have states.
-
-        Raises:
-            InputError: as `newest`, or these are other things than a run writes.
-        """
-        state = self.newest()
-        if state is None:
-            return None
-        origin = f"training checkpoint {self.paths()[-1]}"
-        check(state[1], OF_RUN, origin, "delete it to go on from the one before it")
-        return state
+        check(metadata, OF_RUN, f"training checkpoint {paths[-1]}", f"delete it to {older}")
+        return tensors, metadata
 
 
 def iteration_of(path: Path) -> int:

@@ -250,14 +250,9 @@ CONVNEXT = tower_kind.TowerKind(
     build_image=_build,
     key_tensors={FIRST_BLOCK: 4, "visual.trunk.head.norm.weight": 1},
     read_sizes=_read_sizes,
-    layouts={
-        "official": tower_kind.Layout(
-            marks=(FIRST_BLOCK,), read=_read, write=tower_kind.text_at_top
-        ),
-        "open_clip": tower_kind.Layout(
-            marks=(FIRST_BLOCK,), read=_read, write=tower_kind.text_at_top
-        ),
-    },
+    layouts=dict.fromkeys(
+        ("official", "open_clip"),
+        tower_kind.Layout(marks=(FIRST_BLOCK,), read=_read, write=tower_kind.text_at_top),
+    ),
     positions={},
-    readouts=CONVOLUTIONS,
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,15 +49,6 @@ def _configs() -> dict[str, Config]:
     return model_configs() | _read_configs(OWN_CONFIGS)
 
 
-def _added_to_open_clip(name: str) -> Config | None:
-    """The config that somebody gave open_clip by its `add_model_config`; None without one, or before it is imported."""
-    open_clip = sys.modules.get("open_clip")
-    if open_clip is None or name not in open_clip.list_models():
-        return None
-    config: Config = open_clip.get_model_config(name)
-    return config
-
-
 def list_architectures() -> list[str]:
     """Names of the models that `load_clip` accepts, sorted."""
     return sorted(name for name, config in _configs().items() if kind_of(config))
@@ -72,7 +62,7 @@ def find_architecture(name: str) -> Architecture:
             a kind that is not in `KINDS` (CoCa, ...), without dense features here.
     """
     given, name = name, name.replace("/", "-")
-    config = _configs().get(name) or _added_to_open_clip(name)
+    config = _configs().get(name)
     if config is not None and (kind := kind_of(config)):
         return Architecture(
             name=name,
@@ -127,27 +117,9 @@ def register_kind(kind: TowerKind, configs: Mapping[str, Config] | None = None) 
 def signature_of(tensors: Tensors) -> Signature | None:
     """Signature of the image tower among tensors under native names, or None without image tower."""
     for kind in KINDS.values():
-        if _first_gap(kind, tensors) is None:
+        names = kind.key_tensors
+        if all(name in tensors and tensors[name].dim() == rank for name, rank in names.items()):
             return kind.signature(tensors)
-    return None
-
-
-def reason_of_no_tower(tensors: Tensors) -> str:
-    """Reason why `signature_of` returns None, for the kind of tower that most of the names belong to."""
-    kind = max(KINDS.values(), key=lambda kind: sum(name in tensors for name in kind.key_tensors))
-    if not any(name in tensors for name in kind.key_tensors):
-        return f"it starts with {', '.join(list(tensors)[:3])}"
-    name = _first_gap(kind, tensors)
-    assert name is not None
-    actual = tuple(tensors[name].shape) if name in tensors else "missing"
-    return f"{kind.name} has {name} of {kind.key_tensors[name]} dimensions, here it is {actual}"
-
-
-def _first_gap(kind: TowerKind, tensors: Tensors) -> str | None:
-    """The first key tensor of a kind that is missing or of other dimensions."""
-    for name, rank in kind.key_tensors.items():
-        if name not in tensors or tensors[name].dim() != rank:
-            return name
     return None
 
 

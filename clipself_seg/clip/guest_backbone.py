@@ -209,26 +209,6 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         given = cast(Mapping[str, Iterable[nn.Parameter]], groups)
         return {name: list(parameters) for name, parameters in given.items()}
 
-    def check_names(self, names: Iterable[str]) -> list[str]:
-        """Feature names as a list.
-
-        Raises:
-            InputError: the backbone has no feature of that name.
-        """
-        wanted = list(names)
-        if lacks := [name for name in wanted if name not in self.shapes]:
-            raise InputError(
-                f"the backbone {self.name} gives {', '.join(self.shapes)}, and no {', '.join(lacks)}, which "
-                f"{'is' if len(lacks) == 1 else 'are'} to be read"
-            )
-        return wanted
-
-    def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
-        """Refuses: there is no class token to copy."""
-        raise InputError(
-            f"the backbone {self.name} has no masked attention: pool its dense features"
-        )
-
     def file_entries(self) -> dict[str, str]:
         return {START: self.start}
 

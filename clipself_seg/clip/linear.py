@@ -156,22 +156,17 @@ def products_by_onednn() -> Iterator[None]:
         yield
 
 
-def _setting() -> Any:
-    """torch's setting for float32 products on a CPU, which torch's types do not know; None before 2.9."""
-    return getattr(torch.backends.mkldnn, "matmul", None)
-
-
-_PRODUCTS = SharedSetting(_setting())
+# torch's setting for float32 products on a CPU, which torch's types do not know.
+_PRODUCTS = SharedSetting(torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
 
 
 @functools.cache
 def onednn_is_exact() -> bool:
     """True if this machine gains by `products_by_onednn`, and its attention is then exact to `LARGEST_ERROR`.
 
-    It is False with AMX, which would compute in bfloat16, and with a torch (before 2.9) that has no setting for CPUs.
+    It is False with AMX, which would compute in bfloat16.
     """
-    setting = _setting()
-    if setting is None or not by_convolution() or "amx_bf16" in _processor():
+    if not by_convolution() or "amx_bf16" in _processor():
         return False
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
+from clipself_seg.clip.tower import ImageTower, TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
@@ -188,5 +188,4 @@ RESNET = tower_kind.TowerKind(
     layouts=tower_kind.TEXT_AT_TOP,
     positions={"visual.attnpool.positional_embedding": tower_kind.PositionTable()},
     quick_gelu=True,
-    readouts=CONVOLUTIONS,
 )

@@ -23,7 +23,6 @@ from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.pooled import LatentPool, PooledTower, trunk_layouts
 from clipself_seg.clip.positions import Rotary, patch_grid, resample_positions, rotary_factors
 from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import ATTENTION_POOL
 
 POOL_HEADS = 8  # of every size
 
@@ -155,7 +154,6 @@ PE_CORE = tower_kind.TowerKind(
     templates="openai80",
     largest_scale=math.inf,
     image_files=True,
-    readouts=ATTENTION_POOL,
 )
 PE_CORE_G = dataclasses.replace(
     PE_CORE,

@@ -26,7 +26,6 @@ from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layou
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tower import ATTENTION_POOL
 
 EPS = 1e-6  # of all norms
 TANH = "tanh"
@@ -344,9 +343,8 @@ SIGLIP = tower_kind.TowerKind(
     squash=True,
     tokenizer=siglip_tokenizer,
     templates="openai80",
-    scale=10.0,
+    scale=SCALE,
     largest_scale=math.inf,
     image_files=True,
-    readouts=ATTENTION_POOL,
     variants=VARIANTS,
 )

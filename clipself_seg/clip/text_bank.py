@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
-from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
+from clipself_seg.checkpoints.hashes import hash_tensors, weights_hash, weights_state
 from clipself_seg.clip.example_embeddings import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.precision import full_precision, lower_precision, tf32
 from clipself_seg.clip.templates import TEMPLATES, article, class_prompts
@@ -56,7 +56,7 @@ class Texts:
     """Embeddings of classes by a backbone, kept in memory by what was asked for and the state of the weights.
 
     The state of the weights is a part of the key, so that embeddings are never stale; writes that torch does not count
-    need `invalidate`. `KEPT` tensors are kept, and the least recently used one is dropped.
+    need `hashes.invalidate`. `KEPT` tensors are kept, and the least recently used one is dropped.
 
     Attributes:
         clip: the backbone that is asked.
@@ -75,10 +75,6 @@ class Texts:
         self.templates = known(templates, TEMPLATES, "prompt templates")
         self.read: ReadRegions = functools.partial(dense_regions, clip)
         self._memory: dict[Hashable, Tensor] = {}
-
-    def invalidate(self) -> None:
-        """Forgets all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
-        invalidate(self.clip.text_weights)
 
     def keep(
         self, asked: Hashable, compute: Callable[[], Tensor], module: nn.Module | None = None
@@ -183,10 +179,7 @@ class TextBank(Texts):
             keep: in memory and on disk. False is for names that will not come again together, such as
                 those of a training step: every step would leave a file.
         """
-        if len(TEMPLATES[self.templates]) != 1:
-            raise ValueError(
-                f'"{self.templates}" has several sentences, which only unit vectors average'
-            )
+        assert len(TEMPLATES[self.templates]) == 1, "several sentences have no mean that is raw"
         if not keep:
             return self._encode(list(names))
         return self._stored((tuple(names),), True)

@@ -229,7 +229,6 @@ def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-# Names in files: native ones, transformers' and the published ones.
 # By width, what the published files were trained to, which have none: config.json of google/tipsv2-b14, -l14,
 # -so400m14 and -g14 on the hub (read 2026-12-01).
 TEMPERATURES = {
@@ -239,36 +238,14 @@ TEMPERATURES = {
     1536: 0.003622700460255146,
 }
 TEMPERATURE = TEMPERATURES[768]  # of other widths
-VISION = "vision_model."
-BLOCK = "transformer.resblocks."
-MASK_TOKEN = "vision_model.embeddings.mask_token"
 OFFICIAL = "vision_encoder."
-OFFICIAL_MASK_TOKEN = "vision_encoder.mask_token"
+MASK_TOKEN = "vision_encoder.mask_token"
 CLASS_TOKEN = "visual.class_embedding"
 REGISTER = "visual.register_embedding"
 POSITION_TABLE_NAME = "visual.positional_embedding"
-# Native name and transformers' name of what keeps its shape.
-_VISION = (
-    (f"visual.{BLOCK}", f"{VISION}encoder.layer."),
-    ("visual.conv1.", f"{VISION}embeddings.patch_embeddings.projection."),
-    ("visual.ln_post.", f"{VISION}layernorm."),
-    (CLASS_TOKEN, f"{VISION}embeddings.cls_token"),
-    (REGISTER, f"{VISION}embeddings.register_tokens"),
-    (POSITION_TABLE_NAME, f"{VISION}embeddings.position_embeddings"),
-)
-_VISION_BLOCK = (
-    (".ln_", ".norm"),
-    (".attn.out_proj.", ".attention.o_proj."),
-    (".attn.", ".attention."),
-    (".ls_1.gamma", ".layer_scale1.lambda1"),
-    (".ls_2.gamma", ".layer_scale2.lambda1"),
-    *tower_kind.MLP_NAMES,
-)
-_GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
-_DOWN = ".mlp.down_proj."
 # Native name and the published one; those in blocks are timm's.
 _OFFICIAL = (
-    (f"visual.{BLOCK}", f"{OFFICIAL}blocks."),
+    ("visual.transformer.resblocks.", f"{OFFICIAL}blocks."),
     ("visual.conv1.", f"{OFFICIAL}patch_embed.proj."),
     ("visual.ln_post.", f"{OFFICIAL}norm."),
     (CLASS_TOKEN, f"{OFFICIAL}cls_token"),
@@ -281,7 +258,7 @@ _VECTORS = (CLASS_TOKEN, REGISTER)
 
 
 def read_official(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
-    """Native tensors of a published file; what is neither stays as it is."""
+    """Native tensors of a published file; what is none stays as it is."""
     block = tower_kind.TIMM_BLOCK + _OFFICIAL_GATED
     named = _with_scale(tensors).items()
     return _flat({tower_kind.native_name(name, _OFFICIAL, block): tensor for name, tensor in named})
@@ -292,31 +269,14 @@ def write_official(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
     written: dict[str, Tensor] = {}
     for native, tensor in tensors.items():
         if native == "logit_scale":
-            written["temperature"] = _temperature_of(tensor)
+            written["temperature"] = torch.exp(-tensor.double()).to(tensor.dtype)
             continue
         gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
         block = _OFFICIAL_GATED + tower_kind.TIMM_BLOCK if gated else tower_kind.TIMM_BLOCK
         written[tower_kind.renamed(native, _OFFICIAL, block)] = _with_axes(native, tensor)
     if CLASS_TOKEN in tensors:
-        written[OFFICIAL_MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
+        written[MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
     return written
-
-
-def read_transformers(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
-    """Native tensors of a file of transformers' `save_pretrained`; what is neither stays as it is."""
-    tensors = tower_kind.stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
-    native = {}
-    for name, tensor in tower_kind.stacked(
-        tensors, tower_kind.TRANSFORMERS_HEADS, ".in_proj_"
-    ).items():
-        name = name.replace(_DOWN, ".mlp.fc2.")
-        for top, block in (
-            (_VISION, _VISION_BLOCK),
-            (tower_kind.TRANSFORMERS_TEXT, tower_kind.TRANSFORMERS_BLOCK),
-        ):
-            name = tower_kind.native_name(name, top, block)
-        native[name] = tensor
-    return _flat(native)
 
 
 def _with_scale(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
@@ -324,15 +284,11 @@ def _with_scale(tensors: tower_kind.Tensors) -> dict[str, Tensor]:
 
     A file without temperature has that of the published model of its width, which its last norm says.
     """
-    kept = {n: t for n, t in tensors.items() if n not in (MASK_TOKEN, OFFICIAL_MASK_TOKEN)}
-    norm = kept.get(f"{OFFICIAL}norm.weight", kept.get(f"{VISION}layernorm.weight"))
+    kept = {n: t for n, t in tensors.items() if n != MASK_TOKEN}
+    norm = kept.get(f"{OFFICIAL}norm.weight")
     published = TEMPERATURES.get(0 if norm is None else norm.numel(), TEMPERATURE)
     temperature = kept.pop("temperature", torch.tensor(published))
     return {"logit_scale": -temperature.double().log().float()} | kept
-
-
-def _temperature_of(scale: Tensor) -> Tensor:
-    return torch.exp(-scale.double()).to(scale.dtype)
 
 
 def _is_gated(name: str, tensors: tower_kind.Tensors) -> bool:
@@ -387,15 +343,12 @@ TIPS = tower_kind.TowerKind(
     build_image=_build_image,
     key_tensors={"visual.register_embedding": 1, "visual.conv1.weight": 4},
     read_sizes=functools.partial(
-        tower_kind.vit_sizes, "visual.conv1.weight", BLOCK[:-1], "visual.conv1.weight"
+        tower_kind.vit_sizes, "visual.conv1.weight", "transformer.resblocks", "visual.conv1.weight"
     ),
     build_text=_build_text,
     layouts={
         "official": tower_kind.Layout(
             write=write_official, marks=("vision_encoder.register_tokens",), read=read_official
-        ),
-        "transformers": tower_kind.Layout(
-            marks=("vision_model.embeddings.register_tokens",), read=read_transformers
         ),
     },
     positions={"visual.positional_embedding": POSITIONS},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, TextTower
 from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
-from clipself_seg.clip.tower import VIT, ImageTower, Readouts
+from clipself_seg.clip.tower import ImageTower
 from clipself_seg.clip.vision_language import LARGEST_SCALE
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -183,7 +183,6 @@ class TowerKind:
             FC-CLIP do, which clamp it again; infinite where a file's own factor is what it was trained to.
         image_files: True if there are files of its image tower alone, which load without a text tower.
         quick_gelu: True if there are models of equal shapes with QuickGELU and with exact GELU.
-        readouts: the features and embeddings that its image tower gives.
         variants: other builds of its models, with the same tensors, that a file may be of; what each changes.
     """
 
@@ -205,7 +204,6 @@ class TowerKind:
     largest_scale: float = LARGEST_SCALE
     image_files: bool = False
     quick_gelu: bool = False
-    readouts: Readouts = VIT
     variants: Mapping[str, Callable[[Architecture], Architecture]] = dataclasses.field(
         default_factory=dict
     )
@@ -251,7 +249,7 @@ TRANSFORMERS_TEXT = (
     ("text.positional_embedding", "text_model.embeddings.position_embedding.weight"),
     ("text.ln_final.", "text_model.final_layer_norm."),
 )
-TRANSFORMERS_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")  # which are stacked in ".in_proj_"
+TRANSFORMERS_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")  # which are packed in ".in_proj_"
 
 
 def common_names(tensors: Tensors) -> dict[str, Tensor]:
@@ -291,22 +289,22 @@ def native_name(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple
     return renamed(name, [(o, n) for n, o in top], [(o, n) for n, o in block])
 
 
-def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Tensor]:
-    """Tensors in which those of whose names `parts` are a part are one, in their order, if all are there and alike."""
+def of_transformers(tensors: Tensors, parts: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Native names of transformers' tensors, whose queries, keys and values are packed; what is none stays as it is.
+
+    Args:
+        tensors: of a file; heads that lack one of the three, or are not alike, stay apart.
+        parts: pairs of native and their beginnings.
+    """
     joined = dict(tensors)
     for name in tensors:
-        if parts[0] not in name:
+        if TRANSFORMERS_HEADS[0] not in name:
             continue
-        names = [name.replace(parts[0], part) for part in parts]
+        names = [name.replace(TRANSFORMERS_HEADS[0], head) for head in TRANSFORMERS_HEADS]
         alike = {(tensors[n].shape, tensors[n].dtype) if n in tensors else None for n in names}
         if len(alike) == 1 and tensors[name].dim():
-            joined[name.replace(parts[0], whole)] = torch.cat([joined.pop(n) for n in names])
-    return joined
-
-
-def of_transformers(tensors: Tensors, parts: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Native names of transformers' tensors, by pairs of native and their beginnings; what is none stays as it is."""
-    joined = stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_")
+            packed = torch.cat([joined.pop(n) for n in names])
+            joined[name.replace(TRANSFORMERS_HEADS[0], ".in_proj_")] = packed
     return {native_name(name, parts, TRANSFORMERS_BLOCK): t for name, t in joined.items()}
 
 

@@ -42,7 +42,6 @@ from clipself_seg.clip.find_kind import (
     KINDS,
     find_architecture,
     list_architectures,
-    reason_of_no_tower,
     signature_of,
 )
 from clipself_seg.clip.openai import TRANSFORMERS_MARK
@@ -292,8 +291,8 @@ def _check_architecture(
     signature = signature_of(tensors)
     if signature is None:
         raise InputError(
-            f"{checkpoint.path} holds no CLIP image tower ({reason_of_no_tower(tensors)}); "
-            f"give a checkpoint of {' or '.join(KINDS)}"
+            f"{checkpoint.path} holds no CLIP image tower, or not all of one (it starts with "
+            f"{', '.join(list(tensors)[:3])}); give a checkpoint of {' or '.join(KINDS)}"
         )
     if signature == architecture.kind.signature(wanted):
         return

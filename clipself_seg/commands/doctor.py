@@ -8,7 +8,6 @@ import importlib.util
 import os
 import platform
 import shlex
-import site
 import subprocess
 import sys
 import sysconfig
@@ -16,22 +15,17 @@ from importlib import metadata
 from pathlib import Path
 
 from clipself_seg import __version__
-from clipself_seg.commands.options import CommandLine, command, flag
+from clipself_seg.commands.options import CommandLine, command
 from clipself_seg.errors import InputError
 
 DETECTRON2 = "clipself-seg install-detectron2"
 
 
-def _doctor_options(parser: CommandLine) -> None:
-    flag(parser, "--skip-datasets", "do not look for files of data sets")
-
-
-@command(_doctor_options)
+@command(lambda parser: None)
 def doctor(args: argparse.Namespace) -> int:
     """Show what is installed, on which device, which data sets and weights are found, and how to get the rest.
 
         clipself-seg doctor
-        clipself-seg doctor --skip-datasets
 
     Looks whether the files of each data set are there; in a clone, `python tools/check_datasets.py` reads images, too.
     The status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
@@ -39,8 +33,7 @@ def doctor(args: argparse.Namespace) -> int:
     complete = _versions()
     _device()
     _weights()
-    if not args.skip_datasets:
-        _datasets()
+    _datasets()
     return 0 if complete else 1
 
 
@@ -106,13 +99,8 @@ def _device() -> None:
     pays = {True: "has", False: "lacks", None: "may lack"}[bfloat16_pays()]
     _say(f"  --precision bfloat16 is quicker with instructions for it, which this processor {pays}")
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        reason = (
-            f"torch is built for CUDA {built}, and finds no GPU or driver: nvidia-smi says more"
-        )
-        _say(
-            f"  no GPU: {reason if built else 'torch is built for the CPU alone, see docs/install.md'}"
-        )
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+        _say(f"  no GPU or driver found; torch is built for {built}, see docs/install.md")
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         _say(f"  GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
@@ -120,18 +108,13 @@ def _device() -> None:
 
 def _weights() -> None:
     from clipself_seg.checkpoints.locate import VARIABLE, present_file, weights_folder
-    from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_MODELS, shipped_tags, zoo
+    from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
 
-    tags = shipped_tags()
-    missing = [tag for tag in IN_WHEEL if tag not in tags]
-    missing += [tag for tag, path in SHIPPED_MODELS.items() if not path.exists()]
-    own = f"  that come with the package: {', '.join([*tags, *SHIPPED_MODELS])}"
-    lost = f"  {', '.join(missing)}: missing, install clipself_seg again"
     here = [entry.name for entry in zoo().values() if present_file(entry)]
     _say(
         "",
         "Weights",
-        lost if missing else own,
+        f"  that come with the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}",
         f"  official ones in {weights_folder()} (${VARIABLE}): {', '.join(here) or 'none yet'}",
         f"  {len(zoo())} have names by which they are fetched: clipself-seg weights lists them",
     )
@@ -190,19 +173,15 @@ def is_there(package: str) -> bool:
 
 
 def packages_folder() -> Path:
-    """The folder where pip puts pure Python: the environment's, or the user's where that is not writable.
+    """The folder where pip puts pure Python.
 
     Raises:
-        InputError: neither is there for this process.
+        InputError: it may not be written.
     """
     folder = Path(sysconfig.get_path("purelib"))
-    if os.access(folder, os.W_OK):
-        return folder
-    if not site.ENABLE_USER_SITE:
+    if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} may not be written: make an environment (python -m venv)")
-    user = Path(site.getusersitepackages())
-    user.mkdir(parents=True, exist_ok=True)
-    return user
+    return folder
 
 
 def run(*command: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
-from clipself_seg.commands.options import CommandLine, Options, command, flag, value
+from clipself_seg.commands.options import CommandLine, Options, command, flag, value, within
 from clipself_seg.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,16 +29,15 @@ MINI = (
 MODELS = ("eva02-vitb16", "clipself-eva02-vitb16-coco-patches")
 PANOPTIC_ONLY = ("stuff", "panoptic_model", "clip_weights")
 MEGABYTE = 1_000_000
-MANY_BYTES = 200 * MEGABYTE
 
 
 def _maps_options(parser: CommandLine) -> None:
     options.images(parser)
     value(parser, "--words", f"a heat map for each: {options.WORDS}")
     add_model_options(parser)
-    value(parser, "--clusters", "of K-Means, at most", 8)
+    value(parser, "--clusters", "of K-Means, at most", 8, kind=within(int, 1, 255))
     smallest = "fraction of the cells below which a cluster is dropped"
-    value(parser, "--smallest", smallest, 0.02)
+    value(parser, "--smallest", smallest, 0.02, kind=within(float, 0, 1))
     options.output(parser, "output/dense_maps")
 
 
@@ -132,8 +131,6 @@ def explore(args: argparse.Namespace) -> int:
         f"{count} of {count + len(failed)} images, {len(content.clips)} models: {args.output}, "
         f"{size / MEGABYTE:.1f} MB\n"
     )
-    if size > MANY_BYTES:
-        sys.stderr.write("browsers are slow with a page of this size: give fewer images\n")
     return 1 if failed else 0
 
 

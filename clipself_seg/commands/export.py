@@ -49,7 +49,6 @@ def _export_options(parser: options.CommandLine) -> None:
     options.flag(
         parser, "--text-tower", "write the text tower too, for class names that are given later"
     )
-    options.value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
     rare = options.group(parser, rare=True)
     options.value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare, "the configuration")
@@ -75,21 +74,14 @@ def export(args: argparse.Namespace) -> None:
     """
     if not (args.model or args.config_file):
         raise InputError("no model: name one, such as --model eva02-vitb16")
-    if args.clip_name and (args.output.endswith(".onnx") or args.config_file or args.opts):
-        raise InputError(
-            "--clip-name belongs to a folder, for the two towers of a CLIP without a configuration: leave it out, or "
-            "name a configuration by --config-file, and its CLIP by --opts MODEL.CLIP.NAME"
-        )
-    from clipself_seg.clip.backbone import load_backbone
     from clipself_seg.prediction.onnx.export import export as write
 
     sys.stdout.write(
         "tracing, then comparing with torch: a small model takes up to a minute of one processor\n"
     )
     sys.stdout.flush()
-    model = load_backbone(args.clip_name, args.model) if args.clip_name else args.model
     names = ("words", "stuff", "text_tower", "task", "config_file", "opts")
-    written = write(model, args.output, **{name: vars(args)[name] for name in names})
+    written = write(args.model, args.output, **{name: vars(args)[name] for name in names})
     for name, differences in written.items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{name}, {shape}: {difference:.1e} of the largest value\n")

@@ -336,11 +336,6 @@ def output(options: Options, default: str, text: str = "folder for the results")
     options.add_argument("-o", "--output", default=default, help=f"{text} ({default})")
 
 
-def weights(options: Options) -> None:
-    """Adds --weights of a command that has --config-file."""
-    value(options, "--weights", "checkpoint (MODEL.WEIGHTS of the configuration)")
-
-
 def further_keys(options: Options, of: str = "the config") -> None:
     """Adds --opts: keys and values of the configuration, in turn."""
     options.add_argument("--opts", nargs="*", default=[], help=f"KEY VALUE pairs to set in {of}")
@@ -350,13 +345,6 @@ def keys_at_the_end(options: Options) -> None:
     """Adds the keys and values of the configuration that end a command line."""
     options.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to change"
-    )
-
-
-def skip_existing(options: Options) -> None:
-    """Adds --skip-existing."""
-    flag(
-        options, "--skip-existing", "go on where an interrupted call with the same settings stopped"
     )
 
 
@@ -393,6 +381,4 @@ def resume(options: Options) -> None:
 
 def processes(options: Options, purpose: str = "to work in") -> None:
     """Adds --processes, which are as many as cores."""
-    options.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help=f"{purpose} (one a core)"
-    )
+    value(options, "--processes", purpose, os.cpu_count() or 1, kind=within(int, 1))

@@ -15,8 +15,6 @@ from clipself_seg.errors import InputError, in_short, require_unique, shown
 from clipself_seg.schema import LIST, TEXT, WHOLE, Schema, one_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from clipself_seg.evaluation.coco_objects import Entry
     from clipself_seg.evaluation.panoptic.quality import ClassQuality
 
@@ -34,8 +32,6 @@ def _options(parser: CommandLine) -> None:
     for side, what in (("truth", "ground truth"), ("prediction", "prediction")):
         text = f"panoptic JSON of the {what} and the folder of its PNGs"
         required(parser, f"--{side}", text, nargs=2, type=Path, metavar=("JSON", "FOLDER"))
-    split = "names or files of the class lists that tell seen from unseen classes"
-    value(parser, "--split", split, count=2, metavar=("VOCABULARY", "TRAINED"))
     value(parser, "--json", "file for the numbers", kind=Path)
 
 
@@ -45,12 +41,9 @@ def main(args: argparse.Namespace) -> None:
 
         clipself-seg panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
             --prediction pred.json pred --json quality.json
-        clipself-seg panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
-            --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
 
-    --split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own,
-    is seen if one of its names is a name in the second, the one trained on. panopticapi matches the segments, on all
-    cores. clipself-seg eval has the same numbers without files.
+    panopticapi matches the segments, on all cores. clipself-seg eval has the same numbers without files, and those of
+    seen and of unseen classes.
     """
     import numpy as np
 
@@ -62,9 +55,8 @@ def main(args: argparse.Namespace) -> None:
     classes = read_classes(truth.json)
     ids, names = ([entry[key] for entry in classes] for key in ("id", "name"))
     isthing = np.array([entry["isthing"] == 1 for entry in classes])
-    seen = _seen(ids, *args.split) if args.split else None
     quality, images = evaluate_files(truth, Side(*args.prediction), ids)
-    results = {"images": float(images)} | panoptic_results(quality, names, isthing, seen)
+    results = {"images": float(images)} | panoptic_results(quality, names, isthing)
     sys.stdout.write(f"{quality_table(results)}\n{images} images\n")
     if args.json:
         # Without NaN, which JSON lacks: a class that is nowhere has no number.
@@ -84,20 +76,6 @@ def read_classes(json: Path) -> list[Entry]:
     classes = coco_list(read_coco_json(json), "categories", json, schema)
     require_unique((entry["id"] for entry in classes), "category id", json)
     return classes
-
-
-def _seen(ids: Sequence[int], vocabulary: str, trained: str) -> np.ndarray:
-    """Bool (C,): which categories of these ids are seen, by the vocabulary that has them under the same ids."""
-    from clipself_seg.data.vocabulary import Vocabulary
-
-    words = Vocabulary.load(vocabulary)
-    if missing := [number for number in ids if number not in words.dataset_id_to_index]:
-        raise InputError(
-            f'vocabulary "{vocabulary}" lacks the categories {missing[:5]} of the ground truth: '
-            "give the data set's own"
-        )
-    seen = words.seen_in(Vocabulary.load(trained), exact=True)
-    return seen[[words.dataset_id_to_index[number] for number in ids]]
 
 
 def evaluate_files(truth: Side, predicted: Side, ids: Sequence[int]) -> tuple[ClassQuality, int]:

@@ -76,12 +76,11 @@ INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MA
 # Options of --ray, and those that do not go with it.
 RAY_ONLY = ("workers", "column")
 NOT_RAY = ("save", "skip_existing", "track")
-SHOWN = 8  # names in a message
 WHY = ", and panoptic.json says why the others are not (--save coco --keep-overlaps keeps them)"
 
 
 def _options(parser: CommandLine) -> None:
-    options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)", "*")
+    options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)")
     value(parser, "--words", options.WORDS)
     parser.add_argument(
         "--example",
@@ -100,9 +99,8 @@ def _options(parser: CommandLine) -> None:
         f"{', '.join(formats)}; coco: regions in COCO's format (overlays, and labels or panoptic)"
     )
     value(parser, "--save", save, count="+", metavar="FORMAT", choices=formats)
-    words = "words that are not in an image: drop them there, or only mark them in the JSON"
-    value(parser, "--absent", words, choices=("drop", "mark"))
-    options.skip_existing(parser)
+    again = "go on where an interrupted call with the same settings stopped"
+    flag(parser, "--skip-existing", again)
     value(parser, "--batch-size", "images per batch", 1, kind=within(int, 1))
     options.device(parser)
     flag(
@@ -116,6 +114,8 @@ def _options(parser: CommandLine) -> None:
     value(rare, "--every", every, 1, metavar="N", kind=within(int, 1))
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
+    words = "words that are not in an image: drop them there, or only mark them in the JSON"
+    value(rare, "--absent", words, choices=("drop", "mark"))
     above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
     known = 'images of yours, {"photo.jpg": ["dog"]}, which calibrates it'
     value(rare, "--absent-threshold", above + known, metavar="NUMBER|FILE", kind=_number_or_file)
@@ -159,9 +159,6 @@ def main(args: argparse.Namespace) -> int:
     from clipself_seg.prediction.video import OF_VIDEOS, predict_video
 
     files = find_images(args.images, args.output, videos=True)
-    if files.others:
-        named = ", ".join(path.name for path in files.others[:5])
-        sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
     if files.videos:
         _require_video_formats(video_save, OF_TRACKS if args.track else OF_VIDEOS, args.masks)
     options.take_device(args)
@@ -184,12 +181,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
-    from clipself_seg.checkpoints.mask_models import is_mask_model_name
     from clipself_seg.checkpoints.needs import fetch_needed
     from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, find_model
 
-    if not args.images:
-        raise InputError("no images: name them before the options, as in predict photo.jpg --words")
     for name in NOT_RAY if args.ray else RAY_ONLY:
         if getattr(args, name):
             why = "does not go with" if args.ray else "needs"
@@ -199,7 +193,7 @@ def _settle(args: argparse.Namespace) -> str:
     if args.masks is not None:
         from clipself_seg.data.given_masks import MaskFolder
 
-        if not is_mask_model_name(args.masks):
+        if _is_folder(args.masks):
             MaskFolder(args.masks)  # refuses what is no folder
         if args.config_file is None:
             args.task = args.task or "panoptic"
@@ -277,7 +271,7 @@ def _over_ray(args: argparse.Namespace) -> int:
     from clipself_seg.prediction.ray_predict import predict_over_ray
 
     def on(device: str) -> tuple[ResultFiles, Json]:
-        return _make(argparse.Namespace(**vars(args) | {"device": device}), InputFiles([], {}, []))
+        return _make(argparse.Namespace(**vars(args) | {"device": device}), InputFiles([], {}))
 
     failed, total = predict_over_ray(
         on,
@@ -356,7 +350,11 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     if predictor.absent:
         settings["absent"] = [args.absent, predictor.absent.threshold]
     if args.task == "panoptic" and args.stuff is None:
-        _say_kinds(words)
+        stuff = sum(entry.isthing is False for entry in words.classes)
+        sys.stderr.write(
+            f"things, each object a segment of its own: {len(words) - stuff}; stuff, one segment each: {stuff}. "
+            'Change it by --stuff "NAME, NAME", or --stuff "" for none\n'
+        )
     if isinstance(predictor, PanopticPredictor):
         if masks := predictor.mapper.masks:
             settings["masks"] = masks.digest([one.name for one in files.images])
@@ -383,16 +381,3 @@ def _refuse_absent(args: argparse.Namespace, task: str) -> None:
         raise InputError(
             "--absent drop needs --background: pixels of an image without any of the words are its"
         )
-
-
-def _say_kinds(words: Vocabulary) -> None:
-    """Says which classes are taken for things and which for stuff, where the command line does not."""
-    kinds = []
-    for thing in (True, False):
-        names = [c.names[0] for c in words.classes if (c.isthing is not False) == thing]
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        kinds.append((", ".join(names[:SHOWN]) or "none") + more)
-    sys.stderr.write(
-        f"things, each object a segment of its own: {kinds[0]}; stuff, one segment each: {kinds[1]}. "
-        'Change it by --stuff "NAME, NAME", or --stuff "" for none\n'
-    )

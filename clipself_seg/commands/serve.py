@@ -44,11 +44,6 @@ from clipself_seg.commands.options import (
 )
 from clipself_seg.errors import InputError, of_extra
 
-try:
-    import resource
-except ModuleNotFoundError:  # Windows
-    resource = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
@@ -261,9 +256,6 @@ def _config(app: FastAPI) -> uvicorn.Config:
 
     from clipself_seg.explore.server import Connection
 
-    # A quarter of what the process may open: others wait to be taken, and there are models and images.
-    files = -1 if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    most = MOST_CONNECTIONS if files < 0 else min(MOST_CONNECTIONS, files // 4)
     return uvicorn.Config(
         app,
         http=Connection,
@@ -274,7 +266,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        backlog=most,
-        limit_concurrency=most,
+        backlog=MOST_CONNECTIONS,
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
     )

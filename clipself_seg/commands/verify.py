@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 AGREES, DIFFERS, LEFT_OUT = "agree", "differ", "not checked"  # of a row
 
 
-def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
+def main(names: Sequence[str], every: bool) -> int:
     """Computes the rows of weights, and prints them beside the published numbers.
 
     Args:
         names: of the zoo, or repositories of the hub.
         every: True for all weights that are on this machine; what cannot be had of them is said, and left out.
-        folder: with images that need not be fetched; None for none.
 
     Returns:
         Exit status: 1 if a number differs, 2 if none does and a row was left out, else 0.
@@ -48,13 +47,10 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
         what = f"no published outputs are known of {', '.join(names)}" if names else "nothing here"
         raise InputError(f"{what}: name or fetch weights that have some: {', '.join(of)}")
     used = {row.image: images[row.image] for name in names for row in of[name] if row.image}
-    given = {name: folder / Path(image.file).name for name, image in used.items()} if folder else {}
-    paths = {name: path for name, path in given.items() if path.exists()}
-    wanted = [image for name, image in used.items() if name not in paths]
     configurations = {name: of[name][0].values(name) for name in names}
     lost: dict[str, str] = {}  # name of an image or of weights -> why it cannot be had
     noting = functools.partial(_noting, lost if every else None)
-    parts = [needs.part_of(image) for image in wanted if not locate.own_file(image)]
+    parts = [needs.part_of(image) for image in used.values() if not locate.own_file(image)]
     for name, values in configurations.items():
         with noting(name):
             parts += needs.missing_parts(values)
@@ -62,12 +58,10 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
         needs.say_parts(parts)
     else:
         needs.fetch_parts(parts, lambda: list(map(needs.require_packages, configurations.values())))
+    paths = dict[str, Path]()
     for name, image in used.items():
         with noting(name):
-            if name in paths:
-                locate.check_entry(paths[name], image)
-            else:
-                paths[name] = locate.fetch(image)
+            paths[name] = locate.fetch(image)
     from clipself_seg.prediction.published_outputs import compare, load_model, outputs  # seconds
 
     verdicts = []

@@ -37,7 +37,6 @@ KINDS = {
     "MODEL.MASK_GENERATOR.OUTPUTS": "masks for --masks",
     "": "part of a model",
 }
-LEAST = 20  # letters of numbers, or they are left out
 WIDTH = 100  # letters of a line
 HEADINGS = ("name", "licence", "ship", "size", "here", "published")
 # In place of the numbers of a CLIP that finds segments or boxes.
@@ -55,7 +54,6 @@ def _options(parser: CommandLine) -> None:
     task(parser, "task to list: semantic, panoptic or detection")
     value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
     flag(parser, "--all", "verify all weights that are on this machine")
-    value(parser, "--image-folder", "of verify's images (they are fetched)", kind=Path)
 
 
 @command(_options, __doc__)
@@ -66,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "verify":
         from clipself_seg.commands import verify
 
-        return verify.main(args.names, args.all, args.image_folder)
+        return verify.main(args.names, args.all)
     return _check(args.names) if args.action == "check" else _list(args.task, args.may_ship)
 
 
@@ -88,11 +86,8 @@ def _list(task: str | None, may_ship: str | None) -> int:
     lines = []
     for kind, body in rows.items():
         if body and task in (None, kind):
-            without_numbers = [cells[:-1] for cells in (HEADINGS, *body)]
-            table = tabulate(without_numbers, tablefmt="plain").splitlines()
-            if max(map(len, table)) + LEAST <= WIDTH:
-                table = tabulate([HEADINGS, *body], tablefmt="plain").splitlines()
-            lines += [f"[{kind}]", *table, ""]
+            table = tabulate([HEADINGS, *body], tablefmt="plain")
+            lines += [f"[{kind}]", *table.splitlines(), ""]
     lines += textwrap.wrap(
         f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}", WIDTH
     )

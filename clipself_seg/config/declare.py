@@ -110,7 +110,6 @@ class Key:
             None, nothing.
         weights: names a file of weights.
         clip_backbone: `CLIPBackbone` reads it, and a backbone of somebody else's does only if it says so.
-        instead: the behaviour in place of a key of Detectron2 that nothing reads, in words.
     """
 
     name: str
@@ -124,7 +123,6 @@ class Key:
     folder: tuple[float, float] | str | None = (-LARGEST_NUMBER, LARGEST_NUMBER)
     weights: bool = False
     clip_backbone: bool = False
-    instead: str = ""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -194,11 +192,6 @@ class Section:
             if name.startswith(self.prefix) and name not in KEYS:
                 self.stock(name.removeprefix(self.prefix))
 
-    def not_read(self, instead: str, *names: str) -> None:
-        """Declares keys of Detectron2 that nothing reads, with the behaviour in their place, see `Key.instead`."""
-        for name in names:
-            self.stock(name, of=(), instead=instead)
-
 
 def in_brief(value: object) -> str:
     """The beginning of the text of a value, for messages."""
@@ -216,9 +209,7 @@ def is_read(name: str, model: str) -> bool:
 
     All keys of a model of another project count.
     """
-    if model not in MODELS and name.startswith(OWN_SECTIONS):
-        return True
-    return name in KEYS and len(KEYS[name].of) > 0
+    return name in KEYS or (model not in MODELS and name.startswith(OWN_SECTIONS))
 
 
 def why_unread(name: str, values: Mapping[str, object], model: str | None) -> str | None:
@@ -231,8 +222,8 @@ def why_unread(name: str, values: Mapping[str, object], model: str | None) -> st
     """
     key = KEYS.get(name, Key(name, None, of=()))
     ours = model is None or model in MODELS
-    if key.instead and (ours or not name.startswith(OWN_SECTIONS)):
-        return key.instead
+    if ours and name not in KEYS:
+        return "nothing reads it"
     reads = () if ours else reads_of_others(str(model))
     if model is None or reads is None:
         return None

@@ -59,9 +59,3 @@ test.key("TASKS", ("boxes",), choices=("boxes", "masks"))
 # Detections that COCO's numbers count, of a class in an image: 100 as "detectron2", or AP at 100 and all
 # other numbers at 300 as "mmdetection" (official). LVIS's rules count 300 of an image.
 test.key("LIMITS", "detectron2", choices=("detectron2", "mmdetection"))
-
-Section("MODEL").not_read(
-    "images are normalised as their CLIP or guidance backbone was trained",
-    "PIXEL_MEAN",
-    "PIXEL_STD",
-)

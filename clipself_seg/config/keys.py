@@ -9,8 +9,6 @@ differ, the default is the code, whose numbers the paper prints, and D1 to D5 na
 
 from __future__ import annotations
 
-import functools
-import pickle
 import re
 from collections.abc import Iterable
 
@@ -25,7 +23,6 @@ from clipself_seg.config.declare import (
     MODELS,
     NOT_NEGATIVE,
     Check,
-    Key,
     Section,
     at_least,
     each,
@@ -35,7 +32,8 @@ from clipself_seg.config.declare import (
 from clipself_seg.device import PATTERN, WANTED
 
 ON_REGIONS = ["RegionReader", "CLIPSelf"]
-ON_PIXELS = ["ZeroShotSegmenter", "CATSeg", "OpenPanoptic"]
+SEMANTIC = ["ZeroShotSegmenter", "CATSeg"]
+ON_PIXELS = [*SEMANTIC, "OpenPanoptic"]
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 WHOLE = "images"  # the readout of data sets of whole images, which have no regions
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -286,10 +284,9 @@ test.key("PRECISION", "float32", choices=PRECISIONS, of=MODELS)
 test.stock("EVAL_PERIOD", at_least(0), of=EVERY, folder=None)
 # Detections, or instances, of an image.
 test.stock("DETECTIONS_PER_IMAGE", at_least(1), of=["OpenPanoptic", "FViT"], folder=(1, 300))
-# Whether the scores of an image and of its mirrored version (AUG.FLIP) are averaged. Of panoptic
-# segmentation CLIP's scores of masks are, for masks of two passes are not the same ones.
-test.key("AUG.ENABLED", False)
-test.stock("AUG.FLIP")
+# Whether the scores of an image and of its mirrored version (AUG.FLIP) are averaged, of models that label pixels alone.
+test.key("AUG.ENABLED", False, of=SEMANTIC)
+test.stock("AUG.FLIP", of=SEMANTIC)
 # Of models that label pixels: for each of DATASETS.TEST a file of other names for its classes, lines ID:NAME,NAME
 # as in FC-CLIP's lists (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
 test.key("LABEL_FILES", (), names_of("paths of files"), folder=None)
@@ -329,70 +326,13 @@ reading.key("GROUPING", False)
 # mixture with the original is evaluated too, and its numbers are called "alpha_0.7-boxes.thing.top1".
 reading.key("ALPHA_SWEEP", (), each(within(0, 1)), of=["CLIPSelf"])
 
-# Detectron2's keys that nothing reads, each behind what happens in its place.
-top.not_read("files of older versions are not converted", "VERSION")
-Section(free=True).not_read("cuDNN's choice of kernels is left to PyTorch", "CUDNN_BENCHMARK")
-top.not_read("models find their own regions", "MODEL.LOAD_PROPOSALS")
-image.not_read("the task decides whether training images are flipped", "RANDOM_FLIP")
-image.not_read("masks are bitmaps", "MASK_FORMAT")
-datasets.not_read(
-    "distillation reads the proposals of its data sets",
-    "PROPOSAL_FILES_TRAIN",
-    "PROPOSAL_FILES_TEST",
-    "PRECOMPUTED_PROPOSAL_TOPK_TRAIN",
-    "PRECOMPUTED_PROPOSAL_TOPK_TEST",
-)
-loader.not_read("images of a batch are cut to one size", "ASPECT_RATIO_GROUPING")
-loader.not_read(
-    "each epoch takes the images once, in an order drawn from SEED",
-    "SAMPLER_TRAIN",
-    "REPEAT_THRESHOLD",
-    "REPEAT_SQRT",
-)
-loader.not_read("the data set decides which images are trained on", "FILTER_EMPTY_ANNOTATIONS")
-solver.not_read("the optimiser is AdamW with SOLVER.BETAS", "MOMENTUM", "NESTEROV")
-solver.not_read(
-    "biases learn at the rate of the other parameters, and their decay is the method's",
-    "BIAS_LR_FACTOR",
-    "WEIGHT_DECAY_BIAS",
-)
-solver.not_read(
-    "gradients are scaled down where their Euclidean norm over all parameters exceeds CLIP_VALUE",
-    "CLIP_GRADIENTS.CLIP_TYPE",
-    "CLIP_GRADIENTS.NORM_TYPE",
-)
-solver.not_read("the cosine ends at 0", "BASE_LR_END")
-solver.not_read("the warm-up is linear", "WARMUP_METHOD")
-solver.not_read(
-    "SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the rate", "NUM_DECAYS", "RESCALE_INTERVAL"
-)
-solver.not_read("IMS_PER_BATCH counts the images of all processes", "REFERENCE_WORLD_SIZE")
-test.not_read("results are written to results.json and not judged", "EXPECTED_RESULTS")
-test.not_read(
-    "images are evaluated at one size, TEST.AUG.ENABLED averages an image and its mirrored version",
-    "AUG.MIN_SIZES",
-    "AUG.MAX_SIZE",
-)
-test.not_read(
-    "the statistics of batch norms are not measured again",
-    "PRECISE_BN.ENABLED",
-    "PRECISE_BN.NUM_ITER",
-)
-
 
 def default_config() -> CfgNode:
     """Detectron2's configuration with the project's keys, and its defaults of Detectron2's keys that differ here."""
-    cfg: CfgNode = pickle.loads(_pickled(tuple(KEYS.values())))
-    return cfg
-
-
-@functools.lru_cache(maxsize=2)
-def _pickled(keys: tuple[Key, ...]) -> bytes:
-    """The defaults, pickled: every configuration begins as a copy, and copying nodes is slow."""
     cfg = get_cfg()
-    for declared in keys:
+    for declared in KEYS.values():
         set_key(cfg, declared.name, declared.default)
-    return pickle.dumps(cfg)
+    return cfg.clone()  # with lists of its own
 
 
 def sections(names: Iterable[str]) -> set[str]:

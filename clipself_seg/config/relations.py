@@ -246,11 +246,6 @@ RELATIONS: list[Relation] = [
         "those of the architecture NAME, such as a distilled CLIP's",
         lambda weights, name, own: bool(weights) or name in ("", own),
     ),
-    Relation(
-        ("TEST.AUG.ENABLED", "MODEL.FUSION.MODE"),
-        "False for the generator alone, since CLIP's scores of masks are what is averaged",
-        lambda enabled, mode: not enabled or mode != "generator",
-    ),
     # Detection.
     Relation((f"{SIZES}.MIN_SCALE", f"{SIZES}.MAX_SCALE"), "at most MAX_SCALE", operator.le),
     Relation(

@@ -134,18 +134,6 @@ zero_shot.key("WINDOW", 336, at_least(0), folder=(0, 672))
 # Pixels from one window to the next, from a sixteenth of WINDOW to WINDOW.
 zero_shot.key("STRIDE", 112, at_least(1), folder=(56, 672))
 
-# Detectron2's keys that nothing reads, each behind what happens in its place.
-head.not_read("MODEL.META_ARCHITECTURE decides", "NAME")
-head.not_read("MODEL.CAT_SEG.GUIDANCE decides which features guide", "IN_FEATURES")
-head.not_read("the vocabulary decides, that of the data set", "NUM_CLASSES")
-head.not_read("DECODER_DIMS are the channels of the decoder", "CONVS_DIM")
-head.not_read(
-    "CAT-Seg's decoder does not read this key of Detectron2's SemSegFPNHead",
-    "COMMON_STRIDE",
-    "NORM",
-)
-head.not_read("there is one loss, whose weight is 1", "LOSS_WEIGHT")
-
 # Values of Detectron2's keys in CAT-Seg's published files that differ from the default and pass, though nothing reads
 # them.
 PUBLISHED: dict[str, object] = {

@@ -115,18 +115,14 @@ def check_content(content: BinaryIO) -> None:
         place += 12 + length  # with length, name and checksum
 
 
-class TooManyPixels(InputError):
-    """An image of more pixels than its reader takes."""
-
-
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, max_pixels: int) -> None:
     """Refuses an image of more pixels than the memory is meant for.
 
     Raises:
-        TooManyPixels: width x height, in pixels, is more than `max_pixels`.
+        InputError: width x height, in pixels, is more than `max_pixels`.
     """
     if width * height > max_pixels:
-        raise TooManyPixels(
+        raise InputError(
             f"image {path} is {width} x {height}, which is more than the {max_pixels} pixels of "
             "INPUT.MAX_PIXELS: make it smaller, or raise that"
         )

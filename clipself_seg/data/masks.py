@@ -24,7 +24,6 @@ from clipself_seg.errors import InputError, in_short
 
 Rle = dict[str, Any]
 """COCO's run-length encoding as pycocotools has it: "size" [H, W] and "counts"."""
-_UNPACK = "unpack its archive again"
 ONE_RELEASE = "take both from one release"
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Types of pixels, in Pillow's words, that are one integer each."""
@@ -62,8 +61,7 @@ def read_label_map(
 
     Raises:
         InputError: the file is missing or corrupt, or has several channels, another size than the
-            image, or a label outside the vocabulary; `label_values` has values that no map has, or labels
-            outside the vocabulary.
+            image, or a label outside the vocabulary.
     """
     # As large as its image it may be.
     limit = images.MAX_PIXELS if size is None else max(images.MAX_PIXELS, size[0] * size[1])
@@ -78,12 +76,8 @@ def read_label_map(
         return labels.astype(np.int64)
     table = np.full(LARGEST_VALUE + 2, ignore_label, dtype=np.int64)
     for value, label in label_values.items():
-        is_value = type(value) is int and 0 <= value <= LARGEST_VALUE
-        if not is_value or not (label == ignore_label or 0 <= label < num_classes):
-            raise InputError(
-                f"label map {path}: {value!r} stands for the class {label}, but values of a label map are whole "
-                f"numbers from 0 to {LARGEST_VALUE}, and classes are from 0 to {num_classes - 1}: correct it"
-            )
+        assert 0 <= value <= LARGEST_VALUE, (path, value)
+        assert label == ignore_label or 0 <= label < num_classes, (path, value, label)
         table[value] = label
     # uint8 has no room for LARGEST_VALUE + 1, and NumPy 2.5 refuses it there.
     labels = labels.astype(np.int64)
@@ -139,24 +133,19 @@ def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int
     return labels
 
 
-def read_indices(
-    path: str | os.PathLike[str], archive: bool = False, max_pixels: int = images.MAX_PIXELS
-) -> np.ndarray:
+def read_indices(path: str | os.PathLike[str], max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
     """Values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
 
     Args:
         path: file as for `read_label_map`.
-        archive: the file was unpacked and not prepared, which decides the advice of errors.
         max_pixels: largest number of pixels that is decoded.
 
     Raises:
         InputError: the file is missing or corrupt, or has several channels or more pixels.
     """
-    missing = damaged = _UNPACK
-    if not archive:
-        missing = "prepare the label maps, or restore it"
-        # The advice is not to delete it: a map of a user's own cannot be prepared again.
-        damaged = "prepare it again with --overwrite, or restore it"
+    missing = "unpack its archive, prepare the label maps, or restore it"
+    # The advice is not to delete it: a map of a user's own cannot be prepared again.
+    damaged = "unpack its archive again, prepare it again with --overwrite, or restore it"
     with images.decoding_errors(f"label map {path}", missing, damaged):
         with images.open_image(path, max_pixels) as file:
             advice = "give a map of class indices, not a coloured or blended one"

@@ -8,7 +8,6 @@ never split. FC-CLIP's and OpenSeg's label files, lines of `ID:NAME,NAME,...`, t
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import reprlib
@@ -25,8 +24,6 @@ from clipself_seg.schema import FLAG, TEXT, WHOLE, Schema, check, texts
 
 if TYPE_CHECKING:
     from clipself_seg.data.examples import ClassExamples
-
-logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "vocabularies"
 TEXT_FILES = (".txt", ".json")
@@ -345,9 +342,6 @@ def _of_list(entries: object, name: str, origin: str, repeats: bool) -> Vocabula
     words = [word for entry in classes for word in entry.names]
     if not repeats:
         require_unique(map(str.casefold, words), "name", origin)
-        for word in words:
-            if ";" in word:
-                logger.warning('"%s" is one class: separate classes by commas', word[:80])
     return Vocabulary(name, tuple(classes), numbered=False)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -28,8 +27,6 @@ from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import run_table
 from clipself_seg.models.model_protocols import SemanticModel, reading_of
 
-logger = logging.getLogger(__name__)
-
 
 class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other.
@@ -39,8 +36,6 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list that was trained on, or its name or file, whose classes count
             as seen; "" splits nothing.
-        pooling: factors by which the classes are pooled before their attention, where windows
-            slide; only a log line depends on them.
         background_words: True if names of the background compete for pixels, in data sets that have some.
         threshold: score below which a pixel of these data sets is background; 0 is never.
         label_files: name of a data set -> file of other names for its classes, or "".
@@ -50,7 +45,6 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     mapper: Callable[[Record], Sample]
     rule: MiouRule
     train_vocabulary: NamedVocabulary
-    pooling: Sequence[int] = ()
     background_words: bool = True
     threshold: float = 0.0
     label_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -58,12 +52,11 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
+        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too."""
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, SemSegSet),
-            "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
             "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
@@ -86,15 +79,6 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         """The rule of the background in words, for data sets that have one."""
         named = "its names" if self.background_words else "no names"
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
-
-    def check(self, model: SemanticModel) -> None:
-        """Refuses early what would fail late: missing data sets or vocabularies."""
-        super().check(model)
-        if set(self.pooling) - {1}:
-            logger.info(
-                "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
-                list(self.pooling),
-            )
 
     def _protocol(self, name: str, model: SemanticModel) -> MeasuringProtocol:
         data = self.data(name)

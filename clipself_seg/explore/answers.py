@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.data.images import TooManyPixels, decode_image
+from clipself_seg.data.images import decode_image
 from clipself_seg.data.masks import mask_as_json
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -235,12 +235,7 @@ def _image(text: str, limits: Limits) -> np.ndarray:
         content = b""
     if not content:
         raise InputError("there is no image, or it is no base64 of a file: choose one")
-    try:
-        return decode_image(content, "that was sent", limits.pixels)
-    except TooManyPixels:
-        raise InputError(
-            f"the image has more than the {limits.pixels} pixels that are taken here: send a smaller one"
-        ) from None
+    return decode_image(content, "that was sent", limits.pixels)
 
 
 @dataclasses.dataclass(kw_only=True)

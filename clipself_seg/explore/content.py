@@ -135,7 +135,6 @@ class Content:
             "values": packed(quantised.values),
             "ofPlace": packed(quantised.of_place),
             "ofChannel": packed(quantised.of_channel),
-            "error": cosine_error(features, quantised, self._texts[title]),
         }
 
 
@@ -230,12 +229,6 @@ class Quantised(NamedTuple):
     of_place: np.ndarray
     of_channel: np.ndarray
 
-    def restored(self) -> np.ndarray:
-        """The features again, (P, E) float32, nearly."""
-        scaled = self.values * self.of_channel
-        restored: np.ndarray = scaled * self.of_place[:, None]
-        return restored
-
 
 def quantise_features(features: np.ndarray) -> Quantised:
     """Features of unit length as int8.
@@ -268,18 +261,6 @@ def quantise_masks(logits: np.ndarray) -> np.ndarray:
     steps = np.floor(logits * np.float32(MASK_STEPS)).clip(-BYTE - 1, BYTE)
     quantised: np.ndarray = steps.astype(np.int8)
     return quantised
-
-
-def cosine_error(features: np.ndarray, quantised: Quantised, texts: np.ndarray) -> float:
-    """The largest difference that int8 makes to a cosine of a place and a text.
-
-    Args:
-        features: (E, h, w), as they were.
-        quantised: the same as int8.
-        texts: text embeddings (K, E) of unit length.
-    """
-    places = features.reshape(len(features), -1).T
-    return float(np.abs((quantised.restored() - places) @ texts.T).max(initial=0))
 
 
 def packed(values: np.ndarray) -> str:

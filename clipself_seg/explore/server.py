@@ -70,8 +70,6 @@ class Turns:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.seconds)
         except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-            if future.done() and not future.cancelled():
-                raise  # the work's own
             raise HTTPException(504, TOO_SLOW) from None
 
 

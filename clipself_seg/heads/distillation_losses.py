@@ -8,8 +8,7 @@ arXiv 2112.09106).
 
 Shapes: B images (of a process, with as many captions), R regions of all images in image order, N tokens of an image, L
     tokens of a caption, D and E channels of two models or E embedding width, K nouns, F nouns that a process compares
-    with. `valid_BN` are tokens that count, such as those that are no padding; each image has one at least. None stands
-    for all.
+    with. `valid_BN` are tokens that count, those that are no padding; each image has one at least.
 """
 
 from __future__ import annotations
@@ -95,9 +94,7 @@ def cosine_similarities(tokens_BND: Tensor) -> Tensor:
         return unit_BND @ unit_BND.mT
 
 
-def coherence_loss(
-    student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor | None = None
-) -> Tensor:
+def coherence_loss(student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor) -> Tensor:
     """Mean of the squared differences of two similarity matrices (DenseRC's coherence), (B,) in [0, 4].
 
     Args:
@@ -106,14 +103,11 @@ def coherence_loss(
         valid_BN: boolean, tokens that count.
     """
     squares_BNN = (student_BNN - target_BNN.detach()).square()
-    if valid_BN is None:
-        return squares_BNN.mean((1, 2))
-    count_B = valid_BN.sum(1)
     pairs_BNN = valid_BN[:, :, None] & valid_BN[:, None, :]
-    return squares_BNN.masked_fill(~pairs_BNN, 0).sum((1, 2)) / count_B.square()
+    return squares_BNN.masked_fill(~pairs_BNN, 0).sum((1, 2)) / valid_BN.sum(1).square()
 
 
-def context_loss(student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+def context_loss(student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor) -> Tensor:
     """Mean over tokens of the Euclidean length of the difference of their rows (DeCLIP's context), (B,), at least 0.
 
     Two equal matrices have a loss of 0 and a gradient of 0.
@@ -123,15 +117,11 @@ def context_loss(student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor | Non
         target_BNN: correlations of the teacher; they get no gradient.
         valid_BN: boolean, tokens that count.
     """
-    difference_BNN = student_BNN - target_BNN.detach()
-    if valid_BN is not None:
-        difference_BNN = difference_BNN.masked_fill(~valid_BN[:, None, :], 0)
+    difference_BNN = (student_BNN - target_BNN.detach()).masked_fill(~valid_BN[:, None, :], 0)
     return _token_mean(torch.linalg.vector_norm(difference_BNN, dim=2), valid_BN)
 
 
-def spatial_correlation_loss(
-    student_BND: Tensor, target_BNE: Tensor, valid_BN: Tensor | None = None
-) -> Tensor:
+def spatial_correlation_loss(student_BND: Tensor, target_BNE: Tensor, valid_BN: Tensor) -> Tensor:
     """Cross entropy of how tokens attend to each other (spatial correlation distillation, SCD of R-SC), (B,).
 
     Cosines of each token with all tokens are scaled to [0, 1] by their own smallest and largest one, and become a
@@ -149,18 +139,13 @@ def spatial_correlation_loss(
         target_BNN = cosine_similarities(target_BNE.detach())
     log_own_BNN = _row_logits(student_BNN, valid_BN).log_softmax(2)
     chances_BNN = _row_logits(target_BNN, valid_BN).softmax(2)
-    if valid_BN is not None:
-        # Their logarithm is minus infinity, their chance 0.
-        log_own_BNN = log_own_BNN.masked_fill(~valid_BN[:, None, :], 0)
+    # The logarithm of those that do not count is minus infinity, their chance 0.
+    log_own_BNN = log_own_BNN.masked_fill(~valid_BN[:, None, :], 0)
     return _token_mean(-(chances_BNN * log_own_BNN).sum(2), valid_BN)
 
 
-def _row_logits(similarities_BNN: Tensor, valid_BN: Tensor | None) -> Tensor:
+def _row_logits(similarities_BNN: Tensor, valid_BN: Tensor) -> Tensor:
     """Rows scaled to [0, 1] / `TEMPERATURE`; minus infinity in columns that do not count."""
-    if valid_BN is None:
-        least_BN1 = similarities_BNN.amin(2, keepdim=True)
-        most_BN1 = similarities_BNN.amax(2, keepdim=True)
-        return (similarities_BNN - least_BN1) / (most_BN1 - least_BN1 + RANGE_EPS) / TEMPERATURE
     left_out_B1N = ~valid_BN[:, None, :]
     least_BN1 = similarities_BNN.masked_fill(left_out_B1N, torch.inf).amin(2, keepdim=True)
     most_BN1 = similarities_BNN.masked_fill(left_out_B1N, -torch.inf).amax(2, keepdim=True)
@@ -174,9 +159,7 @@ def _unit(tokens_BND: Tensor) -> Tensor:
     return F.normalize(tokens_BND.to(wide), dim=2, eps=1e-12)
 
 
-def _token_mean(values_BN: Tensor, valid_BN: Tensor | None) -> Tensor:
-    if valid_BN is None:
-        return values_BN.mean(1)
+def _token_mean(values_BN: Tensor, valid_BN: Tensor) -> Tensor:
     return values_BN.masked_fill(~valid_BN, 0).sum(1) / valid_BN.sum(1)
 
 

@@ -180,15 +180,12 @@ def count_over_processes(
     return mean.clamp(min=1 / comm.get_world_size())  # 0 regions have a loss of 0
 
 
-def valid_cells(step: Step) -> Tensor | None:
+def valid_cells(step: Step) -> Tensor:
     """Cells (B, N) bool of the student's grid into which "whole" (1, 4), the box of the image, reaches.
 
     The box is XYXY in [0, 1] of the padded square and begins at its top left corner. A cell counts if
-    the box overlaps it by more than rounding error; the first row and column always count. None if the samples have no
-    "whole".
+    the box overlaps it by more than rounding error; the first row and column always count.
     """
-    if "whole" not in step.samples[0]:
-        return None
     height, width = step.grid
     cells = []
     for sample in step.samples:
@@ -347,7 +344,7 @@ class WeightedObjectives:
     """A sum of the `OBJECTIVES` whose weight is not 0.
 
     Of samples it reads "image"; for those of crops "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops"
-    uint8 (n, 3, S0, S0); and for correlations "whole" (1, 4), the box of the image, if there is padding.
+    uint8 (n, 3, S0, S0); and for correlations "whole" (1, 4), the box of the image.
     """
 
     def __init__(
@@ -423,8 +420,7 @@ class RegionText:
         self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Embeds the nouns; labels of samples number them in this order."""
-        if vocabulary is None:
-            raise ValueError("region-text training needs its nouns")
+        assert vocabulary is not None, "region-text training needs its nouns"
         self.nouns_KE = TextBank(teacher, self.templates).embed(vocabulary)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -454,19 +450,16 @@ class RegionText:
     def _regionclip(self, step: Step, labels_R: Tensor) -> dict[str, Tensor]:
         logits_RK = self._logits(step, step.student_RE)
         teacher_RK = self._logits(step, step.teacher_RE)
+        whole_BE = step.pooled([sample["whole"] for sample in step.samples])
         return {
             "loss_concepts": step.region_mean(losses.concept_contrast(logits_RK, labels_R)),
             "loss_teacher": step.region_mean(losses.teacher_divergence(logits_RK, teacher_RK)),
-            "loss_image_text": self._image_text(step),
+            "loss_image_text": caption_contrast(step, whole_BE),
         }
 
     def _logits(self, step: Step, regions_RE: Tensor) -> Tensor:
         assert self.nouns_KE is not None
         return losses.noun_logits(regions_RE, self.nouns_KE, step.teacher.logit_scale.exp())
-
-    def _image_text(self, step: Step) -> Tensor:
-        """Contrast of whole images, read as one region each, with their captions over all processes."""
-        return caption_contrast(step, step.pooled([sample["whole"] for sample in step.samples]))
 
 
 def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:

@@ -45,35 +45,32 @@ def norms_and_biases_apart(model: nn.Module, solver: CfgNode) -> list[Group]:
 
 def by_rate_and_kind(
     model: nn.Module,
+    solver: CfgNode,
+    multipliers: Iterable[tuple[nn.Module | None, float]] = (),
     *,
-    multipliers: Iterable[tuple[nn.Module | None, float]],
-    weight_decay: float,
-    norm_decay: float | None = None,
-    embedding_decay: float | None = None,
+    kinds: bool = True,
 ) -> list[Group]:
     """Parameters that train, grouped by learning rate and weight decay.
 
-    The partition is that of Detectron2's `get_default_optimizer_params`.
+    The partition is that of Detectron2's `get_default_optimizer_params`, without decay of embeddings.
 
     Args:
         model: the whole model.
+        solver: the section ``SOLVER`` of the configuration.
         multipliers: parts of the model, each with the multiple of the base learning rate at which it
             learns; all other parameters learn at the base rate.
-        weight_decay: weight decay of all parameters, biases too, but those of norms and embeddings.
-        norm_decay: weight decay of the parameters of norms; None is that of all others.
-        embedding_decay: weight decay of `nn.Embedding`; None is that of all others.
+        kinds: False if norms and embeddings have the weight decay of all others, which biases have too.
     """
     slow = {
         id(p): rate for part, rate in multipliers if part is not None for p in part.parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module, _, parameter in _trained(model):
-        special = None
-        if isinstance(module, NORMS):
-            special = norm_decay
-        elif isinstance(module, nn.Embedding):
-            special = embedding_decay
-        decay = weight_decay if special is None else special
+        decay = solver.WEIGHT_DECAY
+        if kinds and isinstance(module, NORMS):
+            decay = solver.WEIGHT_DECAY_NORM
+        elif kinds and isinstance(module, nn.Embedding):
+            decay = 0.0
         groups.setdefault((slow.get(id(parameter), 1.0), decay), []).append(parameter)
     return [
         {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.checkpoints.download import is_address
-from clipself_seg.checkpoints.zoo import SHIPPED_TAGS
 from clipself_seg.choice import find_clip
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.backbone import load_backbone
@@ -52,7 +51,11 @@ def load_models(
     Raises:
         InputError: as `evaluation.named.name_and_value`, `find_clip` and `load_clip`.
     """
-    typed = [name_and_value(one, "model", "weights", _is_weights(one)) for one in models]
+    # An address may have a query with "=".
+    typed = [
+        name_and_value(one, "model", "weights", is_address(one) or os.path.exists(one))
+        for one in models
+    ]
     weights = [(title or named, named) for title, named in typed]
     require_unique((title for title, _ in weights), "title", "--model")
     return {
@@ -61,11 +64,6 @@ def load_models(
         )
         for title, named in weights
     }
-
-
-def _is_weights(model: str) -> bool:
-    """True if a model with "=" in it is weights without a title, such as an address with a query."""
-    return model in SHIPPED_TAGS or is_address(model) or os.path.exists(model)
 
 
 class DenseMapResults:
@@ -92,17 +90,13 @@ class DenseMapResults:
             clips: models by title.
             folder: folder for the results.
             side: longest side in pixels that images are resized to for the models.
-            clusters: number of clusters of K-Means, at least 1.
+            clusters: number of clusters of K-Means, from 1 to 255.
             smallest: fraction of the cells below which a cluster is discarded, in [0, 1].
             words: classes of the heat maps, none for K-Means alone.
 
         Raises:
-            InputError: the patch of a model does not divide `side`, or a number is out of range.
+            InputError: the patch of a model does not divide `side`.
         """
-        if not 1 <= clusters <= 255:
-            raise InputError(f"{clusters} clusters: give a number from 1 to 255")
-        if not 0 <= smallest <= 1:
-            raise InputError(f"{smallest} is no fraction of the cells: give a number from 0 to 1")
         for clip in clips.values():
             clip.check_side(side)
         self.clips = clips

@@ -39,13 +39,11 @@ class InputFiles:
     Attributes:
         images: each once.
         failed: input -> what is wrong with it.
-        others: files in folders that are no images by their endings.
         videos: videos that were given by name, each once.
     """
 
     images: list[ImageFile]
     failed: dict[str, str]
-    others: list[Path]
     videos: list[ImageFile] = dataclasses.field(default_factory=list)
 
 
@@ -65,7 +63,7 @@ def find_images(
     Raises:
         InputError: no image and no video, or two of them whose results would have one name.
     """
-    files = InputFiles([], {}, [])
+    files = InputFiles([], {})
     out = Path(os.path.realpath(output))  # not Path.resolve, which fails at a link to itself
     for item in map(Path, inputs):
         if item.is_dir():
@@ -82,9 +80,7 @@ def find_images(
     unique = {image.path.resolve(): image for image in [*files.images, *files.videos]}
     if not unique:
         named = ", ".join(map(str, inputs))
-        reasons = {files.failed.get(str(Path(item)), "no images") for item in inputs}
-        reason = reasons.pop() if len(reasons) == 1 else "no images"
-        raise InputError(f"{reason}: {named}; an image ends in {' '.join(ENDINGS)}")
+        raise InputError(f"no images: {named}; an image ends in {' '.join(ENDINGS)}")
     named_by_video = {video.path for video in files.videos}
     every = _name(list(unique.values()))
     files.images = [image for image in every if image.path not in named_by_video]
@@ -96,11 +92,10 @@ def _search(folder: Path, out: Path, files: InputFiles) -> None:
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
-        if hidden or out in Path(os.path.realpath(path)).parents or path.is_dir():
+        other = path.suffix.lower() not in ENDINGS or path.is_dir()
+        if hidden or other or out in Path(os.path.realpath(path)).parents:
             continue
-        if path.suffix.lower() not in ENDINGS:
-            files.others.append(path)
-        elif path.is_file():
+        if path.is_file():
             files.images.append(ImageFile(path, below.as_posix()))
         else:
             files.failed[str(path)] = "a link to nothing" if path.is_symlink() else NO_FILE

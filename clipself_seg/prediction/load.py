@@ -84,10 +84,8 @@ def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
         cfg.defrost()
         cfg.merge_from_list([key, ""])
     elif not weights and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
-        trained = "clip_final.safetensors" if key == CLIP_KEY else "model_final.pth"
         names = official(key, choice.config_file) or "(none is known for it)"
         raise InputError(
-            f"{choice.config_file} names no {key}: give a trained checkpoint, such as the {trained} of a run, or an "
-            f"official one: {names}"
+            f"{choice.config_file} names no {key}: give a trained checkpoint, or an official one: {names}"
         )
     return cfg

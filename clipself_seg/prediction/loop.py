@@ -65,15 +65,15 @@ class Index(NamedTuple):
 
 
 class FilePredictor(Protocol[R]):
-    """Predicts for images of files, and writes what it predicts: of a task (`writers.ResultFiles`), or dense maps."""
+    """Predicts for images of files, and writes what it predicts: of a task (`writers.ResultFiles`), or dense maps.
 
-    @property
-    def folder(self) -> Path:
-        """Folder below which results are written."""
+    Attributes:
+        folder: folder below which results are written.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
 
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image that is decoded."""
+    folder: Path
+    max_pixels: int
 
     @property
     def provenance(self) -> Mapping[str, object]:

@@ -18,7 +18,6 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -237,7 +236,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
             threshold = calibrated_threshold(presence, given.vocabulary, threshold, most)
         elif threshold is None:
             threshold = THRESHOLD
-        elif not isinstance(threshold, Real) or not math.isfinite(threshold):
+        elif not math.isfinite(threshold):
             raise InputError(f"the threshold of presence is {threshold}: give a finite number")
         self.absent = None if what is None else Absent(what, float(threshold), calibrated)
 
@@ -273,9 +272,8 @@ class ImagePredictor(abc.ABC, Generic[R]):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
+        assert batch_size > 0, batch_size
         given = self.given if words is None else self._words_of_call(words)
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: give 1 or more")
         single = not isinstance(image, list | tuple)
         images: Any = [image] if single else image
         if masks is not None and len(masks) != len(images):

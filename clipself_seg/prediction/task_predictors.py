@@ -197,13 +197,11 @@ def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> in
     """
     called = [class_name.strip().casefold() for class_name in words.first_names]
     alike = name.casefold() in called
-    known = {word.strip().casefold(): entry for entry in words.classes for word in entry.names}
+    known = {word.strip().casefold() for entry in words.classes for word in entry.names}
     for word in others if alike else (name, *others):
         if word.casefold() in known:
-            first = known[word.casefold()].names[0]
-            hint = f'; the class itself is called "{first}"' if word == name else ""
             raise InputError(
-                f'"{word}" is a word of the vocabulary and one of the background: remove one{hint}'
+                f'"{word}" is a word of the vocabulary and one of the background: remove one'
             )
     return called.index(name.casefold()) if alike else None
 
@@ -413,11 +411,8 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     words = Vocabulary.of(words)
     if stuff is None:
         if words.name in Vocabulary.available() and words.classes[0].isthing is None:
-            built_in = map(Vocabulary.load, Vocabulary.available())
-            telling = [own.name for own in built_in if own.classes[0].isthing is not None]
             raise InputError(
-                f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff, '
-                f"or take one of {', '.join(telling)}"
+                f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff'
             )
         return words
     named = (

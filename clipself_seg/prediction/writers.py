@@ -8,7 +8,6 @@ Shapes: H, W pixels of the image, K classes.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.sheets import save_png
-
-logger = logging.getLogger(__name__)
 
 # Task -> its JSON file.
 INDEX_FILES = {
@@ -157,8 +154,6 @@ class ResultFiles:
                 for source, entry in index.images
             }
             whole = about | {"provenance": index.provenance, "images": images} | index.outcome()
-            if index.complete:
-                self._warn_of_background_alone([entry for _, entry in index.images])
         else:
             info = about | {"provenance": index.provenance} | index.outcome()
             annotated = [(source, entry, entry["annotations"]) for source, entry in index.images]
@@ -185,17 +180,6 @@ class ResultFiles:
                     first["image_id"] = number
                 annotations.append(first | annotation | {"image_id": number})
         return {"images": listed, "annotations": annotations, "categories": self.categories}
-
-    def _warn_of_background_alone(self, entries: Sequence[Entry]) -> None:
-        given, absent = self.predictor.require_words(), self.predictor.absent
-        if given.background is None or not (given.threshold or absent) or not entries:
-            return
-        background = given.names[given.background]
-        if all(list(entry["fractions"]) == [background] for entry in entries):
-            why = f"no class reaches a score of {given.threshold:g}: give a lower --threshold or no --background"
-            if absent and all(len(entry["absent"]) == len(entry["presence"]) for entry in entries):
-                why = "all words are absent from all images: give a lower --absent-threshold"
-            logger.warning("every pixel is %s: %s", background, why)
 
 
 def _looked(entry: Entry) -> Json:

@@ -252,7 +252,7 @@ def _checkpoints(cfg: CfgNode) -> CheckpointFolder:
 
 def _load_trained(cfg: CfgNode, model: Model) -> int:
     checkpoints = _checkpoints(cfg)
-    state = checkpoints.newest_run()
+    state = checkpoints.newest()
     if state is None:
         raise InputError(
             f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"

@@ -398,7 +398,7 @@ class Trainer(TrainerBase):
             )
         if comm.is_main_process():
             remove_leftovers(self.checkpoints.folder)
-        state = self.checkpoints.newest_run()
+        state = self.checkpoints.newest()
         comm.synchronize()
         if state is None:
             return 0

@@ -65,7 +65,6 @@ KIND = TowerKind(
     read_sizes=sizes_of_file,
     layouts={"official": LAYOUT, "open_clip": LAYOUT},
     positions={},
-    readouts=MyTower.readouts,
 )
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 SMALL = {"image_size": 64, "patch_size": 8, "width": 64, "layers": 4}

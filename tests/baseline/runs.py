@@ -274,6 +274,8 @@ def train(arguments: Sequence[str], architecture: str, cut_step: int = 0) -> lis
             names.update({parameter: name for name, parameter in module.named_parameters()})
 
     def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not names:  # what torch's optimisers have is looked up with one of a number alone
+            return
         steps.append(Step(_groups(optimizer, names), _tensors(optimizer, names)))
 
     def cut(optimizer: torch.optim.Optimizer, *_: Any) -> None:

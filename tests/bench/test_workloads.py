@@ -47,6 +47,7 @@ from tests.small_towers import SMALL as SMALL_TOWERS
 def test_formulations_agree(task, name):
     runs = tiny_runs(task)
     ours = result(runs, name)
+    assert task != "distill" or ours == result(runs, name)  # the weights stay as they are
     plain = result(runs, "plain " + name.removeprefix("checkpointed "))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
 
@@ -64,11 +65,6 @@ def test_plain_samples_hold_the_same_pictures():
     torch.testing.assert_close(clip.preprocess(ours["image"][None])[0], plain["image"])
     torch.testing.assert_close(clip.preprocess(ours["crops"]), plain["crops"][:13])
     assert torch.equal(ours["masks"], plain["masks"]) and not plain["crops"][13:].any()
-
-
-def test_timed_steps_leave_the_weights_as_they_are():
-    runs = tiny_runs("distill")
-    assert result(runs, "step") == result(runs, "step")
 
 
 def test_autocast_changes_the_precision_and_not_the_meaning():

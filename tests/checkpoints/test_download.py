@@ -36,14 +36,6 @@ def test_a_whole_file_is_fetched_and_checked_and_nothing_else_stays(tmp_path):
     assert len(server.asked) == 1
 
 
-def test_offline_nothing_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with serving(a_pt=DATA) as server:
-        with pytest.raises(NotFetched, match="a.pt is not fetched, since HF_HUB_OFFLINE is set"):
-            download(f"{server.address}/a.pt", tmp_path / "a.pt")
-    assert not server.asked
-
-
 def test_what_breaks_off_is_not_kept(tmp_path):
     with serving(a_pt=DATA) as server:
         server.breaks = [1000]

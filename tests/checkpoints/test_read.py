@@ -48,7 +48,6 @@ def _bad_files(folder) -> dict[str, str]:
     torch.save({"state_dict": {"epoch": 1}}, folder / "numbers.pt")
     torch.save([1, 2], folder / "list.pt")
     torch.save({"state_dict": tensors, "pixel_mean": "[1, 2]"}, folder / "two.pt")
-    torch.save({"state_dict": tensors, "pixel_std": "red"}, folder / "word.pt")
     np.savez(folder / "vision.npz", cls_token=np.zeros((1, 1, 4)), pos_embed=np.zeros((1, 5, 4)))
     return {
         "absent.pt": "no checkpoint at .*absent.pt",
@@ -64,7 +63,6 @@ def _bad_files(folder) -> dict[str, str]:
         "list.pt": "list.pt holds a list, not a state dict",
         "two.pt": r"two.pt: pixel_mean is '\[1, 2\]', and has to be the JSON of three",
         "vision.npz": "vision.npz has numpy's arrays .* not read here: .* tipsv2-b14, tipsv2-l14",
-        "word.pt": "word.pt: pixel_std is 'red', and has to be the JSON of three positive",
     }
 
 
@@ -144,24 +142,9 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "entry, value, message",
     [
-        (
-            "activation",
-            ["gelu"],
-            r"activation is \['gelu'\], and has to be 'gelu' or 'quick_gelu': fetch",
-        ),
         ("activation", "relu", "activation is 'relu', and has to be 'gelu' or"),
         ("activation", torch.ones(3), "activation is of type Tensor, and has to be 'gelu' or"),
-        (
-            "pixel_mean",
-            [0.1, 0.2, 0.3],
-            r"pixel_mean is \[0.1, 0.2, 0.3\], and has to be the JSON of three",
-        ),
         ("pixel_mean", DEEP, r"pixel_mean is '\[\[.*\.\.\.', and has to be the JSON of three"),
-        (
-            "pixel_mean",
-            "[1, 2, 1e999]",
-            "pixel_mean is '.1, 2, 1e999.', and has to be the JSON of three",
-        ),
         (
             "pixel_mean",
             f"[1, 2, 1{'0' * 400}]",
@@ -223,7 +206,6 @@ def test_fit_names_what_lacks_before_what_is_unexpected_and_no_page_of_a_name(
         (torch.ones(3), r"a of shape \(3,\), the model needs \(2,\): give the size"),
         (torch.ones(2, dtype=torch.int8), "a as int8, not floating point"),
         (torch.tensor([1.0, torch.nan]), "NaN or infinite numbers in a"),
-        (torch.tensor([1.0, 1e300], dtype=torch.float64), "NaN or infinite numbers in a"),
     ],
 )
 def test_fit_refuses_other_shapes_integers_and_what_is_no_number(tensor, message):

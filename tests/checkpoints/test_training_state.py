@@ -84,7 +84,7 @@ def test_statistics_of_a_norm_that_trains_are_a_part_of_a_checkpoint(norm):
 def test_the_newest_few_are_kept(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=2)
     for iteration in (2, 10, 9_999_999, 10_000_000):
-        folder.save(iteration, {"x": torch.tensor(iteration)}, {})
+        folder.save(iteration, {"x": torch.tensor(iteration)}, RUN)
     names = [path.name for path in folder.paths()]
     assert names == ["iteration_9999999.safetensors", "iteration_10000000.safetensors"]
     assert folder.newest()[0]["x"] == 10_000_000
@@ -114,8 +114,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_path, damage):
     folder = CheckpointFolder(tmp_path, keep=2)
-    folder.save(4, {"x": torch.randn(50)}, {"iteration": 4})
-    path = folder.save(8, {"x": torch.randn(50)}, {"iteration": 8})
+    folder.save(4, {"x": torch.randn(50)}, RUN)
+    path = folder.save(8, {"x": torch.randn(50)}, RUN | {"iteration": 8})
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError) as caught:
         folder.newest()
@@ -123,7 +123,7 @@ def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_pat
     assert path.name in message and "delete it to go on from iteration_0000004" in message
     assert len(message.splitlines()) <= 2
     path.unlink()
-    assert folder.newest()[1] == {"iteration": 4}
+    assert folder.newest()[1] == RUN
 
 
 def test_parameters_of_another_model_are_refused(tmp_path):
@@ -207,21 +207,20 @@ RUN = {"iteration": 4, "scaler": {"scale": 2.0}, "run": {}}
 def test_metadata_that_no_run_writes_are_named(tmp_path, change, message):
     folder = CheckpointFolder(tmp_path, keep=1)
     folder.save(4, {"x": torch.ones(2)}, RUN)
-    assert folder.newest_run()[1] == RUN
+    assert folder.newest()[1] == RUN
     folder.save(4, {"x": torch.ones(2)}, RUN | change)
     with pytest.raises(InputError, match=f"iteration_0000004.safetensors: {message}"):
-        folder.newest_run()
+        folder.newest()
 
 
 @pytest.mark.parametrize(
     "rename, value, message",
     [
         (lambda key: "optimizer/exp_avg", None, "lacks 1 tensor"),
-        (lambda key: key.replace("exp_avg", "more"), None, "lacks 1 tensor"),
         (lambda key: key, torch.ones(1, 1, 1), "of shape"),
         (lambda key: key, torch.tensor(1), "not floating point"),
     ],
-    ids=["of nothing", "of another name", "of another shape", "of another type"],
+    ids=["of nothing", "of another shape", "of another type"],
 )
 def test_moments_that_are_not_the_optimisers_are_refused(rename, value, message):
     model, optimizer = trained()

@@ -29,7 +29,9 @@ def places(predictor, capsys):
     """Name of an entry -> its row or line in each of the six places that have licences beside zoo.yaml."""
     assert main([]) == 0
     listed = capsys.readouterr().out.splitlines()
-    pages = {page: rows(page) for page in ("README.md", "docs/licences.md", "docs/tables/models.md")}
+    pages = {
+        page: rows(page) for page in ("README.md", "docs/licences.md", "docs/tables/models.md")
+    }
 
     def of(name: str) -> dict[str, str]:
         config = predictor.config.clone()

@@ -195,13 +195,9 @@ def test_one_thread_gives_the_bits_of_two(products):
     assert torch.equal(*results) and len(products) == 2
 
 
-setting = module._setting
+SETTING = torch.backends.mkldnn.matmul
 
 
-with_setting = pytest.mark.skipif(setting() is None, reason="this torch has no such setting")
-
-
-@with_setting
 @pytest.mark.parametrize("exact", [True, False])
 def test_attention_over_many_tokens_is_exact_to_its_error(exact, monkeypatch):
     """By oneDNN where the machine has it in float32; both within the error that is stated."""
@@ -223,7 +219,6 @@ def test_attention_without_gradients_is_one_graph_for_a_compiler(monkeypatch):
         torch.testing.assert_close(compiled, layers.attention(q, k, v))
 
 
-@with_setting
 def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     check = module.onednn_is_exact.__wrapped__
     monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f amx_bf16")
@@ -232,23 +227,22 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     fused = F.scaled_dot_product_attention
 
     def rounded(*inputs):
-        if setting().fp32_precision == "bf16" and inputs[0].dtype == torch.float32:
+        if SETTING.fp32_precision == "bf16" and inputs[0].dtype == torch.float32:
             inputs = [x.bfloat16() for x in inputs]
         return fused(*inputs)
 
-    before = setting().fp32_precision
+    before = SETTING.fp32_precision
     monkeypatch.setattr(F, "scaled_dot_product_attention", rounded)
     assert not check()
     monkeypatch.setattr(module, "by_convolution", lambda: False)
-    assert not check() and setting().fp32_precision == before
+    assert not check() and SETTING.fp32_precision == before
 
 
-@with_setting
 def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkeypatch):
     monkeypatch.setattr(module, "onednn_is_exact", lambda: True)
-    before = setting().fp32_precision
+    before = SETTING.fp32_precision
     with stock_linear(), module.products_by_onednn():
-        assert setting().fp32_precision == before
+        assert SETTING.fp32_precision == before
     entered, leave = threading.Event(), threading.Event()
 
     def other():
@@ -262,10 +256,10 @@ def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkey
             thread.start()
             assert entered.wait(10)
             raise RuntimeError("stop")
-    assert setting().fp32_precision == "bf16"
+    assert SETTING.fp32_precision == "bf16"
     leave.set()
     thread.join()
-    assert setting().fp32_precision == before
+    assert SETTING.fp32_precision == before
 
 
 def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_threads):

@@ -80,7 +80,6 @@ def test_readouts_that_need_a_last_block_are_refused(clip):
             clip.visual.configure(TowerOptions(DenseFeature(kind)))
     with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is sclip"):
         clip.visual.configure(TowerOptions(attention="sclip"))
-    assert clip.architecture.kind.readouts == clip.visual.readouts
 
 
 @torch.no_grad()
@@ -259,14 +258,12 @@ ATTENTION = "vision_model.encoder.layers.1.self_attn"
     "name, tensor, message",
     [
         ("vision_model.embeddings.patch_embedding.weight", None, "holds no CLIP image tower"),
-        ("vision_model.embeddings.patch_embedding.weight", torch.zeros(32, 100), "holds no CLIP"),
         ("vision_model.head.attention.in_proj_weight", torch.tensor(1.0), "lacks 2 tensors"),
         (
             f"{ATTENTION}.q_proj.weight",
             torch.tensor(1.0),
             "lacks 1 tensor: .*1.attn.in_proj_weight",
         ),
-        (f"{ATTENTION}.k_proj.weight", None, "lacks 1 tensor: .*1.attn.in_proj_weight"),
         (f"{ATTENTION}.q_proj.weight", torch.zeros(32, 32, dtype=torch.int8), "lacks 1 tensor"),
         ("vision_model.embeddings.position_embedding.weight", torch.tensor(1.0), "pos_embed is"),
     ],

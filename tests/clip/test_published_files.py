@@ -15,7 +15,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip, model, save_clip
 from clipself_seg.clip.find_kind import find_architecture, list_architectures
 from clipself_seg.clip.model import OTHER_PIXELS, find_clip
-from clipself_seg.clip.tips import read_official, read_transformers
+from clipself_seg.clip.tips import read_official
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import save_as
@@ -117,11 +117,8 @@ def test_pe_core_in_metas_layout_is_named(tmp_path):
 def test_tipsv2_has_the_temperature_of_its_size(name, width, temperature):
     assert own(name)["visual.ln_post.weight"].shape == (width,)
     norm = torch.ones(width)
-    for native in (
-        read_official({"vision_encoder.norm.weight": norm}),
-        read_transformers({"vision_model.layernorm.weight": norm}),
-    ):
-        torch.testing.assert_close(native["logit_scale"].exp(), torch.tensor(1 / temperature))
+    native = read_official({"vision_encoder.norm.weight": norm})
+    torch.testing.assert_close(native["logit_scale"].exp(), torch.tensor(1 / temperature))
 
 
 @pytest.fixture

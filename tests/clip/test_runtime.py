@@ -181,7 +181,6 @@ def test_memory_bounds_what_a_gpu_computes_at_once(monkeypatch):
     assert in_two.operations["aten.native_layer_norm"] == 5
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="older than torch 2.9")
 def test_torchs_newer_name_of_the_tf32_setting_is_left_as_it_was():
     setting, cuda = torch.backends.cuda.matmul, torch.device("cuda")
     before = setting.fp32_precision

@@ -122,21 +122,11 @@ def test_position_table_of_another_grid_is_resized_and_reported(official, tmp_pa
 POSITIONS = "visual.positional_embedding"
 ODD = {  # tensor -> what it becomes (None: missing), and what the error says of it
     "other width": (POSITIONS, torch.ones(37, 64), r"is \(37, 64\), the model needs"),
-    "one row": (POSITIONS, torch.ones(128), r"is \(128,\), the model needs"),
     "no square": (POSITIONS, torch.ones(36, 128), r"is \(36, 128\).*square grid"),
-    "no kernel": ("visual.conv1.weight", None, "of 4 dimensions, here it is missing"),
-    "projection of one": ("visual.proj", torch.ones(128), r"of 2 dimensions, here it is \(128,\)"),
-    "kernel of one row": (
-        "visual.conv1.weight",
-        torch.ones(128, 3, 1, 8),
-        r"of shape \(128, 3, 1, 8\), the model needs \(128, 3, 8, 8\)",
-    ),
     "one number": ("ln_final.bias", torch.ones(1), r"of shape \(1,\), the model needs"),
     "NaN": ("ln_final.bias", torch.full((64,), float("nan")), "NaN or infinite"),
-    "integers": ("ln_final.bias", torch.ones(64, dtype=torch.int8), "as int8, not floating point"),
     "missing": ("visual.ln_post.bias", None, "lacks 1 tensor"),
     "extra": ("visual.extra", torch.ones(1), "has 1 unexpected tensor: "),
-    "too large": ("logit_scale", torch.tensor(1e300, dtype=torch.float64), "NaN or infinite"),
 }
 
 
@@ -151,7 +141,7 @@ def test_one_odd_tensor_is_named_with_its_file(official, tmp_path, name, value, 
 
 def test_a_file_of_no_clip_is_named(tmp_path):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "foreign.pt")
-    with pytest.raises(InputError, match="foreign.pt holds no CLIP image tower .*fc.weight"):
+    with pytest.raises(InputError, match="foreign.pt holds no CLIP image tower, .*fc.weight"):
         load_clip(MINI, tmp_path / "foreign.pt")
 
 

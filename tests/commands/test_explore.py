@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
 
 from clipself_seg.commands import explore
-from clipself_seg.prediction import dense_maps
 
 
 def run(*words) -> int:
@@ -52,21 +50,3 @@ def test_without_a_model_there_is_the_original_and_clipselfs_where_it_is(
     (tmp_path / file).touch()
     assert explore._default_models() == ["eva02-vitb16", "clipself-eva02-vitb16-coco-patches"]
     assert "non-commercial" in capsys.readouterr().err
-
-
-def test_official_weights_bring_their_model_and_a_name_before_them_is_the_title(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        dense_maps, "load_backbone", lambda *given: asked.append(given) or nn.Identity()
-    )
-    typed = [explore.MINI[0], "my own=mini", "eva02-vitb16", "a=mini-clipself"]
-    titles = ["original CLIP", "my own", "eva02-vitb16", "a"]
-    assert list(dense_maps.load_models(None, typed)) == titles
-    dense_maps.load_models("ViT-B-16", ["x.pt"])
-    assert asked == [
-        ("ViT-Mini-8", "mini"),
-        ("ViT-Mini-8", "mini"),
-        ("EVA02-B-16", "eva02-vitb16"),
-        ("ViT-Mini-8", "mini-clipself"),
-        ("ViT-B-16", "x.pt"),
-    ]

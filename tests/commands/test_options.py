@@ -13,7 +13,7 @@ LISTED = [
     ("explore", "", "--panoptic-model", "--help-all"),
     ("serve", "", "--port", "--allow-host"),
     ("dense-maps", "", "--clusters", "--help-all"),
-    ("export", "", "--clip-name", "--opts"),
+    ("export", "", "--text-tower", "--opts"),
 ]
 
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from clipself_seg.commands import predict
 from clipself_seg.data.masks import read_panoptic_png
-from clipself_seg.prediction.task_predictors import panoptic_words
 from tests.mask_models import save_mask_model
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import SMALL
@@ -37,12 +36,6 @@ def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_pat
         assert ids.shape == size
         assert set(np.unique(ids)) - {0} == {info["id"] for info in entry["segments_info"]}
         assert min(Image.open(out / "overlays" / entry["file_name"]).size) >= 100
-
-
-def test_the_kinds_of_a_built_in_vocabulary_are_its_own_and_shortened(capsys):
-    predict._say_kinds(panoptic_words("mini"))
-    said = "green square and 28 more; stuff, one segment each: grass, water, sand, bricks, "
-    assert said in capsys.readouterr().err
 
 
 @pytest.fixture

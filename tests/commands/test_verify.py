@@ -1,6 +1,7 @@
 """Published outputs computed anew: right models agree and wrong ones do not, by transformers' own code."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -214,17 +215,26 @@ def test_an_image_is_fetched_once_and_the_numbers_decide(table, tmp_path, image,
     assert main(["verify", NAME]) == 2  # not the one that came at first
 
 
-def test_images_of_a_folder_are_not_fetched_and_have_to_be_the_published_ones(table, image, capsys):
+def test_images_that_are_here_are_not_fetched_and_have_to_be_the_published_ones(
+    table, tmp_path, image, capsys
+):
     address = "http://127.0.0.1:9/p.png"
-    words = ["verify", NAME, "--image-folder", str(image.parent)]
     table(address=address, sha256=file_sha256(image))
-    assert main(words) == 0 and not capsys.readouterr().err
-    assert main(words[:2]) == 2
+    assert main(["verify", NAME]) == 2
     said = capsys.readouterr().err
     assert f"{address} cannot be fetched" in said and "save it as" in said
+    put_by_hand(image, tmp_path)
+    assert main(["verify", NAME]) == 0 and not capsys.readouterr().err
     table(address=address, sha256="0" * 64)
-    assert main(words) == 2
+    assert main(["verify", NAME]) == 2
     assert "p.png, the file of the image p.png, has the sha256" in capsys.readouterr().err
+
+
+def put_by_hand(image, tmp_path) -> None:
+    """Puts an image where `verify` looks for it."""
+    folder = tmp_path / "weights" / "images"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(image, folder)
 
 
 def test_all_goes_on_without_what_cannot_be_had(table, tmp_path, image, capsys):
@@ -234,7 +244,8 @@ def test_all_goes_on_without_what_cannot_be_had(table, tmp_path, image, capsys):
     content["images"]["here"] = {"address": f"http://127.0.0.1:9/{image.name}"}
     content["rows"].append(row | {"image": "here"})
     published_outputs.TABLE.write_text(yaml.safe_dump(content))
-    words = ["verify", "--all", "--image-folder", str(image.parent)]
+    put_by_hand(image, tmp_path)
+    words = ["verify", "--all"]
     assert main(words) == 2
     said = capsys.readouterr().out
     assert said.startswith(
@@ -244,7 +255,7 @@ def test_all_goes_on_without_what_cannot_be_had(table, tmp_path, image, capsys):
     content["rows"][1]["expected"] = [[9.5]]
     published_outputs.TABLE.write_text(yaml.safe_dump(content))
     assert main(words) == 1  # what differs counts more
-    assert main(["verify", NAME, *words[2:]]) == 2
+    assert main(["verify", NAME]) == 2
     assert "save it as" in capsys.readouterr().err
     weights = next((tmp_path / "weights").rglob("model.safetensors"))
     cut(weights, -9)
@@ -270,7 +281,7 @@ def test_offline_all_that_is_missing_is_said_at_once(tmp_path, monkeypatch):
     status, torch_too, seconds = done.stdout.split()
     assert (status, torch_too) == ("2", "False") and float(seconds) < 1
     licence = zoo()["openai-vitb16"].terms
-    assert "to be fetched, 598 MB and more: the image cat.jpg (size unknown; " in done.stderr
+    assert "to be fetched, 598 MB and more: the image cat.jpg (size not published; " in done.stderr
     assert f"openai-vitb16 (size about 598 MB; {licence})\n" in done.stderr
     assert f"save it as {tmp_path}/images/cat.jpg, or set " in done.stderr
     assert "; by hand: https://huggingface.co/timm/vit_base_patch16" in done.stderr

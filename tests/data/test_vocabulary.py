@@ -71,13 +71,11 @@ def test_masks_follow_the_order_of_the_classes(write):
     "content, message",
     [
         ([], "has no classes"),
-        ({"classes": []}, "has no classes"),
         (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "the first name 'dog' is there twice"),
         ("[" * 100_000, "cannot be read as JSON (its brackets are nested too"),
         ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "classes[0] is [[[[[[[...]]]]]]], and has"),
         ({"classes": [{"names": ["a"]}], "abuot": ""}, 'unknown key "abuot": did you mean "about"'),
-        ({"classes": [{"names": ["a", "x" * 501]}]}, "has a name of 501 letters, of at most 500"),
         ({"classes": [{"names": ["a"], "dataset_id": 1}, {"names": ["b"]}]}, "1 of 2 classes"),
         (
             {"classes": [{"names": ["a"], "dataset_id": 7}, {"names": ["b"], "dataset_id": 7}]},
@@ -113,12 +111,6 @@ def test_commas_separate_classes_and_bars_synonyms():
     words = Vocabulary.of(" dog | puppy,red car,sky, ")
     assert words.names() == (("dog", "puppy"), ("red car",), ("sky",))
     assert Vocabulary.of("dog").names() == (("dog",),)
-
-
-def test_a_semicolon_in_a_class_is_named(caplog):
-    assert len(Vocabulary.of("red star; grass")) == 1 and len(Vocabulary.of("red star, grass")) == 2
-    (record,) = caplog.records
-    assert record.getMessage() == '"red star; grass" is one class: separate classes by commas'
 
 
 def test_files_and_known_names_are_read(tmp_path):
@@ -158,7 +150,6 @@ def test_a_name_of_500_letters_is_read():
 FORMS = [
     ["dog|puppy", "cat, kitten"],
     ("dog , puppy", "cat |kitten"),
-    ["dog,  puppy", " cat|kitten "],
 ]
 
 
@@ -202,17 +193,11 @@ def test_entries_of_other_types_are_no_classes_and_names_stand_twice_where_that_
     assert len(Vocabulary.of(["dog", "cat|dog"], repeats=True)) == 2
 
 
-@pytest.mark.parametrize(
-    "words, meant", [("coco", "coco_80"), ("ADE20K-150", "ade20k_150"), ("voc", "voc_20")]
-)
+@pytest.mark.parametrize("words, meant", [("coco", "coco_80"), ("ADE20K-150", "ade20k_150")])
 def test_words_that_begin_the_name_of_a_vocabulary_are_asked_about(words, meant):
     with pytest.raises(InputError, match=f'no vocabulary "{words}": did you mean "{meant}"'):
         Vocabulary.of(words)
     assert Vocabulary.of(f"{words},").first_names == Vocabulary.of([words]).first_names
-
-
-def test_a_word_with_an_underscore_is_taken_with_a_comma():
-    assert Vocabulary.of("ade20k_15,").names() == (("ade20k_15",),)
 
 
 def test_text_of_another_encoding_is_named(tmp_path):
@@ -230,17 +215,6 @@ def test_any_synonym_on_either_side_will_do_letter_by_letter_or_by_words():
     test = Vocabulary("test", tuple(VocabularyClass(tuple(n.split("|")), 0) for n in names))
     assert test.seen_in(train).tolist() == [True, True, True, False, True, False]
     assert test.seen_in(train, exact=True).tolist() == [False, True, False, False, True, False]
-
-
-def test_ade_against_coco_stuff():
-    ade, stuff = Vocabulary.load("ade20k_150"), Vocabulary.load("coco_stuff_171")
-    seen = ade.seen_in(stuff)
-    found = {name for name, known in zip(ade.first_names, seen) if known}
-    assert seen.shape == (150,) and seen.sum() == len(found) == 49
-    assert {"person", "tree", "traffic light", "table"} <= found
-    assert {"sidewalk", "buffet"} <= found  # by their synonyms pavement and counter
-    # COCO-Stuff's "wall-brick", "sky-other", "window-blind" and "couch" are other words.
-    assert found.isdisjoint({"wall", "sky", "window", "sofa", "building", "plane"})
 
 
 def test_a_long_name_that_is_there_twice_is_shown_by_its_beginning(tmp_path):

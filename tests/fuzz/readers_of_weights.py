@@ -41,7 +41,7 @@ from clipself_seg.prediction.task_predictors import (
 )
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
-from tests.checkpoint_files import Bomb, in_layout, save_as, save_tips
+from tests.checkpoint_files import Bomb, save_as
 from tests.conftest import ROOT
 from tests.fuzz.mutations import ODD_VALUES, mutate_tree, nodes
 from tests.fuzz.readers import Reader, file, tree
@@ -153,16 +153,6 @@ def _tensors() -> dict[str, Tensor]:
 
 def _read_clip(path: Path, name: str = TINY) -> None:
     load_clip(name, path)
-
-
-def _tips_reader(layout: str) -> Reader:
-    return Reader(
-        file("clip.pt", lambda path: save_tips(_clip(TINY_TIPS), path, layout)),
-        functools.partial(_read_clip, name=TINY_TIPS),
-        "zip",
-        lambda rng: _remade(in_layout(_clip(TINY_TIPS), layout), rng),
-        weight=0.3,
-    )
 
 
 # Detectron2's backbones.
@@ -352,8 +342,13 @@ WEIGHTS = {
         lambda rng: _remade(_clip(TINY_RESNET).state_dict(), rng),
         weight=0.5,
     ),
-    "weights_tips_official": _tips_reader("official"),
-    "weights_tips_transformers": _tips_reader("transformers"),
+    "weights_tips_official": Reader(
+        file("clip.pt", lambda path: save_clip(_clip(TINY_TIPS), path)),
+        functools.partial(_read_clip, name=TINY_TIPS),
+        "zip",
+        lambda rng: _remade(_clip(TINY_TIPS).file_tensors(_clip(TINY_TIPS).state_dict()), rng),
+        weight=0.3,
+    ),
     "tokenizer_json": Reader(
         file("tokenizer.json", write_tokenizer),
         lambda path: read_tokenizer(path, vocabulary=60)(["a photo of a cat", ""], 8),

@@ -86,15 +86,20 @@ def tokens(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def of_matrices(loss):
-    """A loss of similarity matrices as one of tokens."""
-    return lambda student, target, valid=None: loss(*matrices(student, target), valid)
+def of_tokens(loss, pairs=None):
+    """A loss of tokens, all of which count unless `valid` says otherwise; `pairs` makes of them what it compares."""
+
+    def of_all(student, target, valid=None):
+        valid = torch.ones(student.shape[:2], dtype=torch.bool) if valid is None else valid
+        return loss(*(pairs(student, target) if pairs else (student, target)), valid)
+
+    return of_all
 
 
 LOSSES = {
-    "coherence": of_matrices(coherence_loss),
-    "context": of_matrices(context_loss),
-    "spatial correlation": spatial_correlation_loss,
+    "coherence": of_tokens(coherence_loss, matrices),
+    "context": of_tokens(context_loss, matrices),
+    "spatial correlation": of_tokens(spatial_correlation_loss),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -152,7 +157,7 @@ def test_spatial_correlation_holds_the_second_of_two_tokens_still():
 
     assert torch.autograd.gradcheck(of_the_first, student)
     (expected,) = torch.autograd.grad(of_the_first(student).sum(), student)
-    (actual,) = torch.autograd.grad(spatial_correlation_loss(student, target).sum(), student)
+    (actual,) = torch.autograd.grad(LOSSES["spatial correlation"](student, target).sum(), student)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
 
 

@@ -39,14 +39,9 @@ def test_kinds_have_decays_of_their_own_and_parts_rates_of_their_own():
     parts["norms"].append(nn.SyncBatchNorm(3))
     parts |= {"table": nn.Embedding(2, 3), "slow": nn.Linear(3, 3), "fast": nn.Linear(3, 3)}
     model = nn.ModuleDict(parts)
-    groups = by_rate_and_kind(
-        model,
-        multipliers=((model["slow"], 0.1), (None, 7.0)),
-        weight_decay=0.3,
-        norm_decay=0.2,
-        embedding_decay=0.4,
-    )
+    solver = CfgNode({"WEIGHT_DECAY": 0.3, "WEIGHT_DECAY_NORM": 0.2})
+    groups = by_rate_and_kind(model, solver, ((model["slow"], 0.1), (None, 7.0)))
     named = {(g["lr_multiplier"], g["weight_decay"]): g["params"] for g in groups}
-    assert named.keys() == {(1.0, 0.2), (1.0, 0.4), (0.1, 0.3), (1.0, 0.3)}
-    for key, part in (((1.0, 0.2), "norms"), ((1.0, 0.4), "table"), ((0.1, 0.3), "slow")):
+    assert named.keys() == {(1.0, 0.2), (1.0, 0.0), (0.1, 0.3), (1.0, 0.3)}
+    for key, part in (((1.0, 0.2), "norms"), ((1.0, 0.0), "table"), ((0.1, 0.3), "slow")):
         assert {id(p) for p in named[key]} == {id(p) for p in model[part].parameters()}

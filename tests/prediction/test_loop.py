@@ -130,22 +130,6 @@ def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_o
     assert content(out) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("rest, warned", [((0, 0), False), ((255, 255), True), ((255, 0), False)])
-def test_a_call_that_finds_background_alone_says_how_to_find_more(tmp_path, caplog, rest, warned):
-    for number, brightness in enumerate(rest):
-        (tmp_path / "in").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8), (brightness,) * 3).save(tmp_path / "in" / f"{number}.png")
-    files = find_images([tmp_path / "in"], tmp_path / "out")
-    results = made_results("semantic", tmp_path / "out", files)
-    given = mock.Mock(background=1, threshold=0.5, names=NAMES)
-    results.predictor.require_words.return_value = given
-    assert predict_files(results, files) == {}
-    assert (
-        "every pixel is sky: no class reaches a score of 0.5: give a lower --threshold"
-        in caplog.text
-    ) == warned
-
-
 @pytest.mark.parametrize("task", ["semantic", "panoptic"])
 def test_formats_of_a_task_agree(inputs, tmp_path, task):
     predict(task, inputs, tmp_path / "out")

@@ -163,8 +163,6 @@ def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(made, turne
     assert made(tuple(given), batch_size=1) == shapes[:4]
     assert made(given[2], batch_size=8) == (3, 5)
     assert made([]) == []
-    with pytest.raises(InputError, match="batch_size is 0"):
-        made(given, batch_size=0)
 
 
 def test_words_of_a_call_are_set_where_they_are_others(made, tmp_path):

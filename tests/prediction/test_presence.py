@@ -105,9 +105,8 @@ def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
         model(scene().image)
     with pytest.raises(InputError, match='absent words "drip": did you mean "drop"'):
         model.set_absent("drip")
-    for threshold in (float("nan"), {"dog": 1}):
-        with pytest.raises(InputError, match="is (nan|{'dog': 1}): give a finite number"):
-            model.set_absent("drop", threshold)
+    with pytest.raises(InputError, match="is nan: give a finite number"):
+        model.set_absent("drop", float("nan"))
     model.set_absent("drop", np.float32(0.5))  # results are JSON
     assert json.loads(json.dumps(model.absent._asdict()))["threshold"] == 0.5
     for words, message in (
@@ -136,7 +135,6 @@ def test_the_threshold_is_calibrated_from_images_whose_words_are_known(tmp_path,
         ({"a.png": ["zebra"]}, 'a.png: unknown word "zebra"'),
         ({}, "has to name images"),
         ({"a.png": []}, "has to name images"),
-        ({"b.png": ["grass"]}, "b.png"),
         ({"https://a.b/c.png": ["grass"]}, "c.png"),
     ):
         path.write_text(json.dumps(content))
@@ -158,11 +156,3 @@ def test_the_threshold_is_calibrated_from_images_whose_words_are_known(tmp_path,
     }
     below = index["absent words"]["threshold"]
     assert entry["absent"] == [n for n, score in entry["presence"].items() if score < below]
-
-
-def test_images_without_any_word_are_told_from_those_with_low_scores(tmp_path, caplog):
-    Image.fromarray(scene().image).save(tmp_path / "a.png")
-    call = [str(tmp_path / "a.png"), "--model", "mini-clipself", "--words", WORDS, "--background"]
-    call += ["--absent", "drop", "--absent-threshold", "99", "--output", str(tmp_path / "o")]
-    assert predict(call) == 0
-    assert "absent from all images: give a lower --absent-threshold" in caplog.text

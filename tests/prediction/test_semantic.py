@@ -151,7 +151,6 @@ def test_scores_and_labels_of_a_real_model_agree(real):
         (("other|b",), '"b" is a word of the vocabulary and one of the background'),
         (("",), "the background is empty"),
         (([],), r"class 0 of the background is \[\], which is no name"),
-        (("A2",), 'is called "a"'),
         (("wall|a2",), '"a2" is a word of the vocabulary and one of the background: remove one$'),
     ],
 )

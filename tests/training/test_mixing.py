@@ -221,7 +221,6 @@ def test_a_training_without_a_start_has_no_mixtures():
     "config, fractions, message",
     [
         ("mini/patches", "(0.5,)", "CLIPSelf does not read it"),
-        ("mini/zero_shot", "(0.5,)", "ZeroShotSegmenter does not read it"),
         ("mini/semseg", "(1.5,)", r"must be numbers, each in \[0, 1\]"),
     ],
 )

@@ -72,7 +72,6 @@ def test_an_evaluation_on_fewer_data_sets_or_into_a_folder_leaves_the_first_as_i
     ("device", "gpus", "said"),
     [
         ("cpu", True, "MODEL.DEVICE cpu: several processes train on cuda here"),
-        ("cuda:1", True, "Take that"),
         ("mps", False, "MODEL.DEVICE mps: several processes train on cpu"),
         ("cuda", True, ""),
         ("cpu", False, ""),

@@ -196,12 +196,8 @@ def _resident_peak() -> int:
     if status.exists():
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ModuleNotFoundError:
-        raise InputError(
-            "Windows does not say a process's peak memory as this wants it: run the benchmark in WSL"
-        ) from None
+    import resource  # which Windows lacks
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -63,16 +63,14 @@ class DistillWorkload(SampledWorkload):
         batch, flops = self.case.batch, self.flops
         teacher = batch * REGIONS * flops.image
         step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
-        return {
-            **self.training_runs(
-                self.model,
-                self.optimizer,
-                lambda: self.model(self.samples)["loss_clipself"],
-                self._plain_loss,
-                [self.model.student],
-                step,
-            ),
-        }
+        return self.training_runs(
+            self.model,
+            self.optimizer,
+            lambda: self.model(self.samples)["loss_clipself"],
+            self._plain_loss,
+            [self.model.student],
+            step,
+        )
 
     def _sample(self) -> dict[str, Any]:
         return {"image": self.square(), "boxes": self.boxes, "crops": self.crops(self.cells)}

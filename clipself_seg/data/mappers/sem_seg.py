@@ -8,7 +8,7 @@ the seed and the draw number alone. S is the side of a training crop in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers import samples
 from clipself_seg.data.masks import read_labels_of
-
-Mapper = TypeVar("Mapper", bound="SemSegTestMapper")
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
@@ -150,7 +148,7 @@ class SemSegTestMapper(samples.Configurable):
     Evaluators read ground truth.
 
     Attributes:
-        min_size: length of the shorter side in pixels; 0 keeps the image's size, up to `max_size`.
+        min_size: length of the shorter side in pixels; 0 keeps the image's size.
         max_size: largest length of the longer side in pixels, which takes precedence.
         max_pixels: largest number of pixels of an image that is decoded.
     """
@@ -193,6 +191,6 @@ class SemSegTestMapper(samples.Configurable):
 
     def resized(self, image: np.ndarray) -> samples.Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
-        resize = ResizeShortestEdge(self.min_size or min(image.shape[:2]), self.max_size, "choice")
+        resize = ResizeShortestEdge(self.min_size, self.max_size, "choice")
         resized = resize.get_transform(image).apply_image(image)
         return {"image": samples.chw(resized), "height": image.shape[0], "width": image.shape[1]}

@@ -253,7 +253,7 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             instances = output["instances"]
-            values = read_indices(sample["instance_map_file_name"], True, truth_pixels(sample))
+            values = read_indices(sample["instance_map_file_name"], truth_pixels(sample))
             self._images[sample["image_id"]] = image_overlaps(
                 values.astype(np.int64),
                 self.vocabulary,

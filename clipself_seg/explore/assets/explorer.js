@@ -35,8 +35,6 @@ class Explorer {
     byId("picture-name").textContent = image.name;
     byId("picture-size").textContent = `${image.width} \u00d7 ${image.height} pixels`;
     byId("warning").textContent = image.warning || image.panoptic?.warning || "";
-    const error = Math.max(...maps.map((map) => map.error));
-    byId("error").textContent = `at most ${error.toFixed(4)} in this image`;
     if (this.state.word === null && this.state.place === null) this.state.word = await this.telling();
     await this.draw();
     this.drawSegments();

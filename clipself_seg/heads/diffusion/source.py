@@ -142,7 +142,6 @@ class DiffusionFeatures(FeatureSource):
     checkpoints below ``backbone.``.
     """
 
-    source = "diffusion"
     frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
 
     def __init__(

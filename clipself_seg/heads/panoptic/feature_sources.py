@@ -101,7 +101,6 @@ class FeatureSource(nn.Module):
 
     Attributes:
         clip: frozen CLIP.
-        source: value of MODEL.MASK_GENERATOR.SOURCE.
         channels: number of channels of each map by its name.
         frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
         branch_map: name of the map that `BackbonePooling` pools, "" if no map is CLIP's own.
@@ -109,7 +108,6 @@ class FeatureSource(nn.Module):
             tensors.
     """
 
-    source: str
     channels: dict[str, int]
     frozen_prefixes: tuple[str, ...] = ()
     branch_map = ""
@@ -138,7 +136,6 @@ class CLIPStages(FeatureSource):
     CLIP runs once for masks and for their names.
     """
 
-    source = "clip"
     branch_map = "s5"
 
     def __init__(self, clip: VisionLanguageBackbone) -> None:
@@ -187,8 +184,6 @@ class CLIPTaps(FeatureSource):
         stride: side in pixels of a cell.
         width: channels of the blocks.
     """
-
-    source = "blocks"
 
     def __init__(
         self, clip: VisionLanguageBackbone, *, taps: Sequence[str] = (), named: bool = False
@@ -239,8 +234,6 @@ class CLIPTaps(FeatureSource):
 
 class CLIPPyramid(FeatureSource):
     """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and from the image; all parameters train."""
-
-    source = "pyramid"
 
     def __init__(
         self, clip: VisionLanguageBackbone, *, blocks: Sequence[int] = (), channels: int = 256

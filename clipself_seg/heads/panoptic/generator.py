@@ -405,7 +405,6 @@ class Generator(nn.Module, abc.ABC):
     """A mask generator: from feature maps to masks, and from masks and texts to class logits.
 
     Attributes:
-        kind: value of MODEL.MASK_GENERATOR.KIND.
         variant: value of MODEL.MASK_GENERATOR.VARIANT.
         templates: prompts around its class names, a name in `templates.TEMPLATES`; "" for those of the CLIP branch.
         in_clip_space: True if masks are compared with CLIP's texts as they are, of unit length, and void is a vector,
@@ -414,7 +413,6 @@ class Generator(nn.Module, abc.ABC):
         class_agnostic: True if void is told from objects of any class, not from the classes that are asked for.
     """
 
-    kind = "mask2former"
     variant: str
     templates = ""
     in_clip_space = False

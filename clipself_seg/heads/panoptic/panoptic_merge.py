@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.runtime import chunk_size, constant, on_cpu, widest
-from clipself_seg.data.masks import MASK_BYTES, EncodedMasks, encode_masks
+from clipself_seg.data.masks import MASK_BYTES, EncodedMasks, Rle, encode_masks
 
 CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
 CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU
@@ -399,7 +399,7 @@ def _of_columns(mask_logits: Tensor, sizes: Sizes | None) -> Iterator[tuple[Tens
 def merge_instances(
     probs: Tensor,
     mask_logits: Tensor,
-    thing_ids: Collection[int] | None,
+    thing_ids: Collection[int],
     top_k: int = 100,
     sizes: Sizes | None = None,
 ) -> Instances:
@@ -412,7 +412,7 @@ def merge_instances(
     Args:
         probs: class probabilities (Q, K + 1); void is left out.
         mask_logits: (Q, H, W), positive inside a mask.
-        thing_ids: indices of the thing classes, in [0, K); None keeps all classes.
+        thing_ids: indices of the thing classes, in [0, K).
         top_k: number of pairs, at least 0.
         sizes: see `merge_panoptic`.
 
@@ -430,21 +430,16 @@ def merge_instances(
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores = class_scores[:top_k]
     order = order[:top_k]
-    if thing_ids is not None:
-        things = constant(sorted(thing_ids), order)
-        (of_things,) = _with_finite(probs, torch.isin(order % num_classes, things))
-        chosen = constant([pair for pair, thing in enumerate(of_things) if thing], order)
-        class_scores = class_scores[chosen]
-        order = order[chosen]
-    else:
-        _with_finite(probs)
+    things = constant(sorted(thing_ids), order)
+    (of_things,) = _with_finite(probs, torch.isin(order % num_classes, things))
+    chosen = constant([pair for pair, thing in enumerate(of_things) if thing], order)
+    class_scores = class_scores[chosen]
+    order = order[chosen]
     queries = order // num_classes
     size = tuple(mask_logits.shape[1:]) if sizes is None else sizes[-1]
     encodes = len(queries) * math.prod(size) > MASK_BYTES
-    masks, codes = (
-        mask_logits.new_empty((len(queries) * (not encodes), *size), dtype=torch.bool),
-        [],
-    )
+    masks = mask_logits.new_empty((0 if encodes else len(queries), *size), dtype=torch.bool)
+    codes = list[Rle]()
     exact = widest(class_scores.device)
     inside, area = class_scores.new_zeros(2, len(queries), dtype=exact)
     for pairs, resized, rows in _of_output_size(mask_logits, queries, sizes, apart=encodes):

@@ -202,14 +202,13 @@ class TokenDecoder(nn.Module):
     attn_mask_probs: Tensor
 
     def __init__(
-        self, sizes: PlainDecoderSizes, *, channels: Sequence[int], text_width: int, classes: int
+        self, sizes: PlainDecoderSizes, *, channels: Sequence[int], text_width: int
     ) -> None:
         """
         Args:
             sizes: widths and depths.
             channels: of each tap.
             text_width: width E of the embeddings that are compared with texts.
-            classes: K of PMT's own classifier in place of texts; 0 for texts.
         """
         super().__init__()
         width = sizes.width
@@ -231,11 +230,9 @@ class TokenDecoder(nn.Module):
         self.mask_head = nn.Sequential(
             Linear(width, width), nn.GELU(), Linear(width, width), nn.GELU(), Linear(width, width)
         )
-        self.class_head = Linear(width, classes + 1) if classes else None
-        if not classes:
-            self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width))
-            self.class_embed = generator.MLP(width, text_width)
-            self.logit_scale = generator.initial_logit_scale()
+        self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width))
+        self.class_embed = generator.MLP(width, text_width)
+        self.logit_scale = generator.initial_logit_scale()
         self.register_buffer("attn_mask_probs", torch.ones(sizes.layers))
 
     def fuse(self, taps: Sequence[Tensor]) -> Tensor:
@@ -300,9 +297,7 @@ class TokenDecoder(nn.Module):
         return generator.QueryPrediction(states_BQD, masks_BQmn, embeddings, None)
 
     def _embed(self, states_BQD: Tensor, features_BDmn: Tensor, masks_BQmn: Tensor) -> Tensor:
-        """Embeddings (B, Q, E) of queries and their masks, any norm; class logits (B, Q, K + 1) with a classifier."""
-        if self.class_head is not None:
-            return self.class_head(states_BQD)
+        """Embeddings (B, Q, E) of queries and their masks, of any norm."""
         pooled_BQD = self.mask_pooling_proj(generator.pool_masks(features_BDmn, masks_BQmn))
         return self.class_embed(pooled_BQD + states_BQD)
 
@@ -316,7 +311,6 @@ class PlainDecoder(generator.Generator):
         names: names of the taps, in order.
     """
 
-    kind = "plain"
     variant = "fcclip"
     in_clip_space = True
 
@@ -327,7 +321,6 @@ class PlainDecoder(generator.Generator):
         text_width: int = 512,
         sizes: PlainDecoderSizes,
         masked_attention: bool = False,
-        classes: int = 0,
     ) -> None:
         """
         Args:
@@ -336,8 +329,6 @@ class PlainDecoder(generator.Generator):
             text_width: width E of CLIP's text embeddings.
             sizes: widths and depths.
             masked_attention: True if queries attend inside their masks in training, where every block then predicts.
-            classes: number K of classes of PMT's own classifier in place of texts, for its released decoders; 0 for
-                texts.
 
         Raises:
             InputError: the width does not fit the heads.
@@ -352,11 +343,8 @@ class PlainDecoder(generator.Generator):
         self.masked_attention = masked_attention
         self.names = list(channels)
         self.bn = nn.ModuleList(BatchNorm(wide) for wide in channels.values())
-        self.decoder = TokenDecoder(
-            sizes, channels=list(channels.values()), text_width=text_width, classes=classes
-        )
-        if not classes:
-            self.void_embedding = nn.Embedding(1, text_width)
+        self.decoder = TokenDecoder(sizes, channels=[*channels.values()], text_width=text_width)
+        self.void_embedding = nn.Embedding(1, text_width)
 
     def forward(
         self, features: Mapping[str, Tensor], every_layer: bool = False
@@ -399,10 +387,6 @@ class PlainDecoder(generator.Generator):
     def scores(
         self, prediction: generator.QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
     ) -> generator.GeneratorScores:
-        """Class and void logits of a prediction, see `Generator.scores`; with a classifier texts are not read."""
-        if self.decoder.class_head is not None:
-            logits = prediction.embeddings
-            return generator.GeneratorScores(logits[..., :-1], logits)
         texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
         scale = self.decoder.logit_scale.exp().clamp(max=LARGEST_SCALE)
         return generator.scores_with_void(prediction, texts, synonyms, scale)

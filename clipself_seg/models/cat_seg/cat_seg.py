@@ -226,16 +226,8 @@ class CATSeg(ModelBase):
         """Parameter groups: CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and
         embeddings have weight decays of their own, all others, biases and padding tokens too, the common one.
         """
-        return by_rate_and_kind(
-            self,
-            multipliers=(
-                (self.clip, solver.CLIP_MULTIPLIER),
-                (self.backbone, solver.BACKBONE_MULTIPLIER),
-            ),
-            weight_decay=solver.WEIGHT_DECAY,
-            norm_decay=solver.WEIGHT_DECAY_NORM,
-            embedding_decay=0.0,
-        )
+        parts = (self.clip, solver.CLIP_MULTIPLIER), (self.backbone, solver.BACKBONE_MULTIPLIER)
+        return by_rate_and_kind(self, solver, parts)
 
     def forward(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +24,8 @@ logger = logging.getLogger(__name__)
 HEAD = "sem_seg_head."
 CLIP = f"{HEAD}predictor.clip_model."
 AGGREGATOR = f"{HEAD}predictor.transformer."
-BLOCK = re.compile(r"clip\.visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
 PACKED = "in_proj_weight"
 MATRICES = SplitAttention.MATRICES
-FIRST = "aggregator.conv1.weight"
 # Buffers that CAT-Seg's shifted windows keep in a file, which follow from the sizes (KU-CVLAB/CAT-Seg,
 # cat_seg/modeling/transformer/model.py). Beside "model", which alone is read, files have AdamW's two moments of what
 # trained: model_base.pth has 819 MB, of which 617 are weights.
@@ -52,7 +49,7 @@ def read(model: CATSeg, tensors: Mapping[str, Tensor], source: str) -> None:
         state = _with_attention_like(own, tensors)
         tensors = {**state, **tensors} if tensors.keys() <= state.keys() else tensors
     tensors = own_names(tensors, own)
-    origin, remedy = f"the CAT-Seg checkpoint {source}", _remedy(tensors, own)
+    origin, remedy = f"the CAT-Seg checkpoint {source}", _remedy(tensors)
     model.load_state_dict(fit(tensors, own, origin, remedy=remedy))
     logger.info("CATSeg <- %s: %d tensors loaded, 0 missing, 0 unexpected", source, len(own))
 
@@ -122,44 +119,17 @@ def _with_attention_like(
     return converted
 
 
-def _remedy(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def _remedy(tensors: Mapping[str, Tensor]) -> str:
     """The way out for a checkpoint that does not fit, by what it seems to be."""
     if not any(name.startswith("aggregator.") for name in tensors):
         return (
             "this is no CAT-Seg checkpoint, it has no aggregator; a CLIP alone belongs in MODEL.CLIP.WEIGHTS, a "
             "distilled image tower in MODEL.CLIP.VISUAL_INIT"
         )
-    has, needs = (_clip_depth(names) for names in (tensors, wanted))
-    if has and has != needs:
-        return (
-            f"it is of a CLIP with {has} blocks, the model's has {needs}: "
-            'load_config("semseg/catseg+openai_vitb16") has 12, "semseg/catseg+openai_vitl14_336" 24'
-        )
-    has, needs = (_prompts(state) for state in (tensors, wanted))
-    if has and has != needs:
-        return (
-            f"it has {has} prompts as channels of the cost volume, the model {needs}: version 1 (80) belongs to "
-            "semseg/catseg_v1_r101_vitb16 or semseg/catseg_v1_swinb_vitl14_336, the CVPR version (1) to "
-            "semseg/catseg+openai_vitb16 or semseg/catseg+openai_vitl14_336"
-        )
-    guided, guides = (any(n.startswith("backbone.") for n in names) for names in (tensors, wanted))
-    if guided != guides:
-        return (
-            f"it is guided by {'a backbone' if guided else 'CLIP'}, the model by {'a backbone' if guides else 'CLIP'}: "
-            "MODEL.CAT_SEG.GUIDANCE chooses between version 1 and the CVPR version"
-        )
     if "clip.logit_scale" not in tensors:
         return "it has only a part of its CLIP: give the name of the model, such as clipself://mini-cat-seg"
-    return "is it one of another CLIP (MODEL.CLIP.NAME)?"
-
-
-def _clip_depth(names: Iterable[str]) -> int:
-    """Number of blocks of the image tower that names are of; 0 for none."""
-    matches = (BLOCK.match(name) for name in names)
-    return max((1 + int(match[1]) for match in matches if match), default=0)
-
-
-def _prompts(state: Mapping[str, Tensor]) -> int:
-    """Number of prompts, which are channels of the first convolution; 0 where there is none."""
-    first = state.get(FIRST)
-    return first.shape[1] if first is not None and first.dim() == 4 else 0
+    return (
+        "is it of another CLIP or version? semseg/catseg+openai_vitb16 is of a CLIP with 12 blocks, "
+        "semseg/catseg+openai_vitl14_336 of one with 24, each with 1 prompt and guided by CLIP; version 1, with 80 "
+        "prompts and guided by a backbone, is semseg/catseg_v1_r101_vitb16 or semseg/catseg_v1_swinb_vitl14_336"
+    )

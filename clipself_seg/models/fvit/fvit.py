@@ -216,7 +216,7 @@ class FViT(ModelBase):
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: all with weight decay, norms and biases too, CLIP's tower with its own rate."""
         multipliers = [(self.clip, self.training_settings.clip_multiplier)]
-        return by_rate_and_kind(self, multipliers=multipliers, weight_decay=solver.WEIGHT_DECAY)
+        return by_rate_and_kind(self, solver, multipliers, kinds=False)
 
     def forward(
         self, samples: Sequence[Sample], *, classes: Classes | None = None

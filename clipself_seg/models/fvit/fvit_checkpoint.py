@@ -55,10 +55,10 @@ def read(model: FViT, tensors: Mapping[str, Tensor], source: str) -> None:
     }
     own = {n: t for n, t in model.state_dict().items() if not n.startswith(CLIP)}
     wanted = {n: t for n, t in own.items() if n in given or not n.endswith(COUNTER)}
-    if any(name.startswith("rpn_head.") for name in given):
-        remedy = "MODEL.FVIT.MASKS and RPN_NORM say which parts there are (OV-LVIS has both, OV-COCO neither)"
-    else:
-        remedy = "it is no F-ViT checkpoint, it has no region proposal network; a CLIP belongs in MODEL.CLIP.WEIGHTS"
+    remedy = (
+        "MODEL.FVIT.MASKS and RPN_NORM say which parts there are (OV-LVIS has both, OV-COCO neither); a CLIP belongs "
+        "in MODEL.CLIP.WEIGHTS"
+    )
     sizes = "MODEL.CLIP.NAME and MODEL.FVIT.CHANNELS give the sizes"
     detector = fit(given, wanted, source, remedy=remedy, sizes=sizes)
     if clip_hash is None:

@@ -28,7 +28,6 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
-from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import class_logits, only_classes
 from clipself_seg.models import model_protocols
 from clipself_seg.models.model_base import ModelBase, save_atomically, sizes_of
@@ -61,7 +60,6 @@ class OpenPanoptic(ModelBase):
         fusion: panoptic_outputs.FusionSettings,
         settings: panoptic_outputs.MergeSettings,
         test_precision: torch.dtype | None = None,
-        flip: bool = False,
     ) -> None:
         """
         Args:
@@ -72,7 +70,6 @@ class OpenPanoptic(ModelBase):
             fusion: whose scores are returned, and how both are fused.
             settings: settings by which outputs are made.
             test_precision: dtype of autocast in evaluation, or None.
-            flip: True if CLIP's scores of masks are the mean of those in the image and in its mirrored version.
         """
         super().__init__()
         self.register_load_state_dict_pre_hook(panoptic_checkpoint.rename)
@@ -88,7 +85,6 @@ class OpenPanoptic(ModelBase):
         self.fusion = fusion
         self.settings = settings
         self.test_precision = test_precision
-        self.flip = flip
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -276,9 +272,6 @@ class OpenPanoptic(ModelBase):
     ) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see.
 
-        With `flip` the logits of a mask are averaged over the image and its mirror image; a mask that is visible in one
-        of them alone has the logits of that one.
-
         Args:
             sample: a sample of evaluation, see `forward`.
             masks: masks of its image, as `generate` gives them, or given ones.
@@ -290,18 +283,11 @@ class OpenPanoptic(ModelBase):
         (image,) = on_device([sample], "image", self.device)
         pixels = image.float() / 255
         named = self.branch_texts(classes), classes.synonyms, self.branch.clip.similarity_scale
-        logits_Qmn = masks.mask_logits
         with autocast(self.device, self.test_precision):
-            regions_QE, valid = self.branch.embed(pixels, logits_Qmn, canvas, masks.backbone_map)
-            logits = class_logits(regions_QE, *named)
-            if not self.flip:
-                return logits, valid
-            if canvas:  # without the padding, which would be at the left
-                logits_Qmn = resize_masks(logits_Qmn, canvas, masks.image_size, masks.image_size)
-            mirrored_QE, seen = self.branch.embed(pixels.flip(-1), logits_Qmn.flip(-1))
-            others = class_logits(mirrored_QE, *named)
-        mean = torch.where((valid & seen)[:, None], (logits + others) / 2, logits)
-        return torch.where((seen & ~valid)[:, None], others, mean), valid | seen
+            regions_QE, valid = self.branch.embed(
+                pixels, masks.mask_logits, canvas, masks.backbone_map
+            )
+            return class_logits(regions_QE, *named), valid
 
     def branch_texts(self, classes: model_protocols.Classes | None = None) -> Tensor:
         """Embeddings (S, E), unit length, of all names of all classes for the CLIP branch."""
@@ -331,8 +317,6 @@ class OpenPanoptic(ModelBase):
         size = f"CLIP reads {self.branch.size_text()}"
         if not self.settings.masks_first:
             size += "; of semantic labels alone scores are resized, not masks"
-        if self.flip:
-            size += f"; of CLIP's scores {model_protocols.MIRRORED}"
         templates = f"{templates_text(self.branch_bank.templates)} for CLIP"
         for bank in self.masks.banks:
             templates += f", {templates_text(bank.templates)} for the generator"

@@ -17,7 +17,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit, nearly_equal
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.clip.weights import NO_WEIGHTS, to_native
+from clipself_seg.clip.weights import NO_WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.models.model_base import as_bytes, on_host
 from clipself_seg.models.panoptic.mask_sources import Generated
@@ -63,17 +63,6 @@ NOT_RELEASED = (
     "decoder.logit_scale",
     "decoder.inputs.",
 )
-# Key below MODEL.MASK_GENERATOR -> beginning of a name -> the value that has it.
-KINDS = {
-    "KIND": {"sem_seg_head.predictor.query_feat": "mask2former", "decoder.q.": "plain"},
-    "VARIANT": {"word_head": "caption", "category_head": "label", "void_embedding": "fcclip"},
-    "SOURCE": {
-        "backbone.feature_projections": "diffusion",
-        "backbone.block_projections": "pyramid",
-        "bn.": "blocks",
-        CLIP: "clip",
-    },
-}
 
 
 def write(model: OpenPanoptic) -> dict[str, object]:
@@ -96,14 +85,13 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         source: the file, for messages.
 
     Raises:
-        InputError: missing, unexpected or misshapen tensors; another kind of model; another CLIP than the model's;
-            exponents out of [0, 1].
+        InputError: missing, unexpected or misshapen tensors, as in a checkpoint of another kind of model; another CLIP
+            than the model's; exponents out of [0, 1].
     """
     masks, origin = model.masks.require_generator(), f"the panoptic checkpoint {source}"
     given = dict(tensors)
     for beginning in WRAPPERS:
         given = {name.removeprefix(beginning): tensor for name, tensor in given.items()}
-    _check_kind(masks, given, origin)
     for entry, own in _stated(model, masks).items():
         if entry in given and not torch.equal(given[entry], as_bytes(own)):
             raise InputError(
@@ -111,7 +99,7 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
                 f"{KEYS[entry]}"
             )
     exponents = carried_exponents(given, origin)
-    of_clip, report = carried_clip(model.clip, given, origin)
+    report = compare_clip(model.clip, given, origin)
 
     state = dict(model.state_dict())
     frozen = {name for name in state if name.startswith(_frozen_prefixes(model))}
@@ -122,14 +110,13 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         wanted = {n: tensor for n, tensor in wanted.items() if not n.startswith(NOT_RELEASED)}
     left = {n for n in given if n in frozen or n in (*KEYS, EXPONENTS) or n.startswith(ignored)}
     own_tensors = {name: tensor for name, tensor in given.items() if name not in left}
-    remedy = "take a checkpoint of this model"
+    remedy = (
+        "MODEL.MASK_GENERATOR.KIND, VARIANT and SOURCE say which parts there are; a CLIP belongs in MODEL.CLIP.WEIGHTS "
+        "or MODEL.CLIP_BRANCH.WEIGHTS"
+    )
     sizes = "MODEL.CLIP.NAME, MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
     for name, tensor in fit(own_tensors, wanted, origin, remedy=remedy, sizes=sizes).items():
         state[name if name in state else GENERATOR + name] = tensor
-    for name, tensor in of_clip.items():
-        state["clip." + name] = tensor
-        if model.branch_clip is model.clip:
-            state["branch_clip." + name] = tensor
     model.load_state_dict(state)
     logger.info(
         "OpenPanoptic <- %s: %d loaded, 0 missing, 0 unexpected, %d ignored; frozen tensors of CLIP and feature source "
@@ -205,31 +192,6 @@ def carried_exponents(state: Mapping[str, Tensor], origin: str) -> dict[str, flo
     raise InputError(f"{origin} has {EXPONENTS} that are not two numbers in [0, 1]: fetch it again")
 
 
-def _check_kind(masks: Generated, given: Mapping[str, Tensor], origin: str) -> None:
-    """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model."""
-    if not any(name.startswith(tuple(KINDS["KIND"])) for name in given):
-        raise InputError(
-            f"{origin} is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
-            "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
-        )
-    own = {
-        "KIND": masks.generator.kind,
-        "VARIANT": masks.generator.variant,
-        "SOURCE": masks.backbone.source,
-    }
-    for key, table in KINDS.items():
-        has = {
-            value
-            for beginning, value in table.items()
-            if any(name.startswith(beginning) for name in given)
-        }
-        if has and has != {own[key]}:
-            raise InputError(
-                f"{origin} is of the {key} {'/'.join(sorted(has))}, the model's is {own[key]}: set "
-                f"MODEL.MASK_GENERATOR.{key} {min(has)}"
-            )
-
-
 def _text(tensor: Tensor) -> str:
     """Text that an entry holds as bytes of ASCII, as far as it does, for a message."""
     if tensor.dtype == torch.uint8 and tensor.dim() == 1:
@@ -237,12 +199,8 @@ def _text(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
-def carried_clip(
-    clip: VisionLanguageBackbone, given: Mapping[str, Tensor], origin: str
-) -> tuple[dict[str, Tensor], str]:
+def compare_clip(clip: VisionLanguageBackbone, given: Mapping[str, Tensor], origin: str) -> str:
     """Compares the CLIP in a checkpoint, or the part of one, with a model's, which has to be the same.
-
-    A model whose CLIP has no weights takes the checkpoint's, if that is whole.
 
     Args:
         clip: the model's CLIP.
@@ -250,11 +208,10 @@ def carried_clip(
         origin: the checkpoint, for messages.
 
     Returns:
-        The tensors that the model takes, under native names; and a sentence about what there was, "" if there was
-        nothing.
+        A sentence about what there was, "" if there was nothing.
 
     Raises:
-        InputError: it is another CLIP, or a part of one where the model has no weights.
+        InputError: it is another CLIP.
     """
     carried = {
         name.removeprefix(CLIP): tensor
@@ -262,24 +219,19 @@ def carried_clip(
         if name.startswith(CLIP) and not NO_WEIGHTS.search(name)
     }
     if not carried:
-        return {}, ""
-    takes_all = clip.report is None
+        return ""
     # Under the names of files, for a part of a CLIP need not tell its layout.
     own = clip.file_tensors(clip.state_dict())
     carried = fit(
         carried,
-        own if takes_all else {name: tensor for name, tensor in own.items() if name in carried},
+        {name: tensor for name, tensor in own.items() if name in carried},
         f"the CLIP of {origin}, for MODEL.CLIP.NAME {clip.name},",
         remedy="MODEL.CLIP.NAME and MODEL.CLIP.WEIGHTS have to be those that it was trained on",
     )
-    if takes_all:
-        return to_native(carried), f"all {len(own)} tensors of CLIP are the checkpoint's"
     other = [name for name, t in carried.items() if not nearly_equal(t.to(own[name]), own[name])]
     if other:
         raise InputError(
             f"MODEL.CLIP.WEIGHTS is not the {clip.name} that {origin} was trained on: {len(other)} tensors differ, "
             f"such as {other[0]}; give the weights that it was trained on"
         )
-    return {}, (
-        f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"
-    )
+    return f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"

@@ -31,13 +31,7 @@ from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeS
 
 def fcclips_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
     """Detectron2's partition, which decays biases, and norms and embeddings by keys of their own."""
-    return by_rate_and_kind(
-        model,
-        multipliers=(),
-        weight_decay=solver.WEIGHT_DECAY,
-        norm_decay=solver.WEIGHT_DECAY_NORM,
-        embedding_decay=0.0,
-    )
+    return by_rate_and_kind(model, solver)
 
 
 def pmts_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
@@ -58,7 +52,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `OpenPanoptic`.
 
     Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PLAIN_DECODER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
-    ``TEST.{DETECTIONS_PER_IMAGE, PRECISION, AUG}`` and ``SOLVER.AMP``.
+    ``TEST.{DETECTIONS_PER_IMAGE, PRECISION}`` and ``SOLVER.AMP``.
 
     Raises:
         InputError: values that do not fit each other.
@@ -88,7 +82,6 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
             masks_first=former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
         "test_precision": evaluation_precision(cfg),
-        "flip": cfg.TEST.AUG.ENABLED,
     }
 
 

@@ -62,11 +62,10 @@ def export(
         fraction of the largest absolute value of that output: {"model.onnx": {"1x3x64x64": 1.2e-06}}.
 
     Raises:
-        InputError: as `load`; the path is neither, or a file is there already; there are no class names; the model
+        InputError: as `load`; a file is there already; there are no class names; the model
             cannot be exported; or a difference is too large.
     """
-    asked = {"words": words is not None, "stuff": stuff is not None, "text tower": text_tower}
-    file = _file(path, [name for name, given in asked.items() if given])
+    file = _file(path, words is not None or stuff is not None or text_tower)
     if text_tower and words:
         raise InputError(
             "the text tower is for class names that are given to the file later: leave it or the words out"
@@ -94,39 +93,32 @@ def export(
     return _export_predictor(loaded, file, words, stuff, text_tower)
 
 
-def _file(path: str | os.PathLike[str], asked: Sequence[str]) -> Path | None:
-    """The file of an export with class names, or None for a folder, in which nothing of a file can be asked.
+def _file(path: str | os.PathLike[str], has_names: bool) -> Path | None:
+    """The file of an export with class names, or None for a folder, which has none.
 
     Raises:
-        InputError: another ending, a file that is there already, or something of a file alone for a folder.
+        InputError: a file that is there already, or class names for a folder.
     """
     file = Path(path)
     if file.suffix == SUFFIX:
         require_free([file.with_name(file.stem + end) for end in (*OF_MODEL, *OF_TEXT_TOWER)])
         return file
-    if file.suffix[1:].isalpha() and not file.is_dir():
+    if has_names:
         raise InputError(
-            f"{path} ends in {file.suffix}: name a file that ends in {SUFFIX}, or a new folder for the two towers of a "
-            "CLIP"
-        )
-    if asked:
-        raise InputError(
-            f"{path} is a folder, for the two towers of a CLIP, and {asked[0]} belongs to a model in one file: name a "
+            f"{path} is a folder, for the two towers of a CLIP, and class names belong to a model in one file: name a "
             f"file that ends in {SUFFIX}"
         )
     return None
 
 
 def _export_predictor(
-    predictor: ImagePredictor[Any] | VisionLanguageBackbone,
+    predictor: ImagePredictor[Any],
     file: Path,
     words: Words | None,
     stuff: Words | None,
     text_tower: bool,
 ) -> dict[str, dict[str, float]]:
     """Writes a predictor, which is changed, with its class names or those that are given."""
-    if isinstance(predictor, VisionLanguageBackbone):
-        raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
     task, cfg = predictor.task, predictor.config
     if cfg is not None and cfg.TEST.AUG.ENABLED:
         raise InputError(

@@ -210,19 +210,14 @@ def _dynamic(sizes: Mapping[int, Any]) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def plain(module: nn.Module) -> Iterator[None]:
-    """Lets a module compute by the plain formulations, which are what is exported.
+    """Lets a module, a copy of the caller's, compute by the plain formulations, which are what is exported.
 
     Convolutions in place of products, results that overwrite inputs and what is computed again for
     gradients are made for torch's kernels.
     """
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        module.requires_grad_(False)
-        with stock_linear(), torch.enable_grad():  # with gradients on nothing is overwritten
-            yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    module.requires_grad_(False)
+    with stock_linear(), torch.enable_grad():  # with gradients on nothing is overwritten
+        yield
 
 
 @torch.no_grad()

@@ -119,12 +119,3 @@ def test_real_pictures_are_resized_as_detectron2_does(data_dir):
         sample = ours(record)
         np.testing.assert_array_equal(sample["image"].numpy(), stock.image.transpose(2, 0, 1))
         assert (sample["height"], sample["width"]) == image.shape[:2]
-
-
-def test_images_keep_their_own_size_up_to_the_largest_one():
-    mapper = SemSegTestMapper(min_size=0, max_size=99)
-    image = np.random.default_rng(0).integers(256, size=(60, 198, 3), dtype=np.uint8)
-    assert mapper.resized(image)["image"].shape == (3, 30, 99)
-    assert np.array_equal(
-        mapper.resized(image[:, :99])["image"].numpy(), image[:, :99].transpose(2, 0, 1)
-    )

@@ -24,7 +24,6 @@ from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import CITY, write_city_image, write_vistas_image
 from tests.mask_models import save_mask_model
 from tests.spoiled_panoptic import CLASSES, Spoiler, evaluation, register
-from tests.two_processes import in_two_processes
 
 
 def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
@@ -160,29 +159,6 @@ def test_a_missing_file_is_refused_before_the_run(datasets, kind):
     (datasets / "one" / kind / "one_3.png").unlink()
     with pytest.raises(InputError, match=f'"one": 1 of 5 files are missing.*{kind}/one_3.png'):
         evaluation(datasets).check(Spoiler())
-
-
-@pytest.mark.parametrize("thing, lacking", [(True, "stuff"), (False, "thing")])
-def test_words_without_things_or_stuff_are_refused_early(datasets, thing, lacking):
-    content = json.loads((datasets / "words.json").read_text())
-    for entry in content["classes"]:
-        entry["isthing"] = thing
-    (datasets / "words.json").write_text(json.dumps(content))
-    options = ("TEST.PANOPTIC.TASKS", ("panoptic",))
-    with pytest.raises(InputError, match=f"words.*none of the 5 classes is {lacking}"):
-        evaluation(datasets, *options).check(Spoiler())
-
-
-def test_two_processes_give_the_numbers_and_files_of_one(datasets):
-    def work(rank, folder):
-        return evaluation(folder)(Spoiler())
-
-    both = in_two_processes(work, datasets)
-    run = datasets / "run"
-    files = {path: path.read_bytes() for path in run.rglob("*.*")}
-    expected = evaluation(datasets)(Spoiler())
-    assert both == [expected, expected]
-    assert {path: path.read_bytes() for path in run.rglob("*.*")} == files
 
 
 def test_the_protocol_says_what_was_used(datasets):

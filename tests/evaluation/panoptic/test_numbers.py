@@ -123,14 +123,7 @@ def test_seen_and_unseen_classes_split_the_mean():
     "side, ids, segments, said",
     [
         (0, [1, 9], [segment(1, THING, 1)], r"a.png and a.json disagree.*\[9\] only in the map"),
-        (
-            0,
-            [1, 1],
-            [segment(1, THING, 1)],
-            r'a.json disagree.*\[1\] with more pixels than their "area"',
-        ),
-        (0, [1, 1], [segment(1, THING)], 'more pixels than their "area"'),
-        (1, [5, 8], [segment(5, THING)], r"b.png and b.json disagree.*\[8\] only in the map"),
+        (0, [1, 1], [segment(1, THING, 1)], r'a.json.*\[1\] with more pixels than their "area"'),
         (1, [5, 5], [segment(5, THING), segment(6, THING)], r"\[6\] only in the list"),
         (1, [5, 5], [segment(5, THING)] * 2, "segment id 5 is there twice"),
         (1, [5, 5, 5], [segment(5, THING)], "b.json: 3 x 1 pixels.*2 x 1 in a.png"),

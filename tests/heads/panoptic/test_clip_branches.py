@@ -92,11 +92,6 @@ def test_masks_without_a_positive_logit_are_not_resampled(monkeypatch):
     assert torch.equal(torch.cat(resampled), masks[1:2])
 
 
-@pytest.mark.parametrize("binarise", ["any", "centre", "centre_or_any"])
-def test_no_masks(binarise):
-    assert visible_cells(torch.zeros(0, 8, 8), GRID, PATCH, binarise=binarise).shape == (0, 5, 7)
-
-
 @pytest.fixture(scope="module")
 def mini():
     return load_clip("ViT-Mini-8", "mini")

@@ -156,7 +156,9 @@ def test_the_first_of_equal_rows_is_the_best():
 )
 def test_official_instances(case, official, name, top_k, things):
     probs, masks, thing_ids = official
-    merged = merge_instances(probs, masks, thing_ids if things else None, top_k)
+    merged = merge_instances(
+        probs, masks, thing_ids if things else range(probs.shape[1] - 1), top_k
+    )
     check_instances(merged, case, f"instance{name}", masks)
 
 
@@ -196,7 +198,7 @@ def test_random_instances_are_those_of_the_loop(tied, small_pieces):
 
 def test_fewer_pairs_than_top_k_and_no_query_are_fine():
     probs, masks = random_queries(2, 3)
-    assert len(merge_instances(probs, masks, None)) == 6
+    assert len(merge_instances(probs, masks, range(3))) == 6
     empty = merge_instances(probs[:0], masks[:0], [0])
     assert len(empty) == 0 and empty.pred_masks.shape == (0, 48, 64)
 
@@ -397,7 +399,7 @@ def test_segments_of_plain_mask_transformers_are_official(pmt, pmt_queries, prot
 
 def test_instances_of_plain_mask_transformers_are_official(pmt, pmt_queries):
     for i, (probs, masks) in enumerate(pmt_queries):
-        found = merge_instances(probs, masks, None, PMT["top"])
+        found = merge_instances(probs, masks, range(probs.shape[1] - 1), PMT["top"])
         # By falling score, then label, as the case has them.
         order = np.lexsort((found.pred_classes.numpy(), -found.scores.numpy()))
         np.testing.assert_allclose(found.scores[order], pmt[f"instance_scores{i}"], atol=1e-6)

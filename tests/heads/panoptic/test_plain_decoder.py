@@ -20,12 +20,14 @@ from clipself_seg.heads.panoptic.plain_decoder import (
     rotary_table,
 )
 from tests.conftest import PARITY
+from tests.heads.panoptic.released import released_decoder
 from tests.parity.named_weights import named_input, named_state_dict
 from tests.parity.uniform_numbers import draw
 
 CASE = json.loads((PARITY / "pmt_decoder.json").read_text())
 EXPECTED = np.load(PARITY / "pmt_decoder.npz")
 GRID = tuple(CASE["grid"])
+TAPS = [f"tap{i}" for i in range(4)]
 TAPS = [named_input(f"{CASE['tag']}:tap{i}", (2, 61, 64)) for i in range(CASE["taps"])]
 
 
@@ -45,10 +47,7 @@ def official(name: str, case: dict) -> PlainDecoder:
     sizes = PlainDecoderSizes(
         case["width"], case["heads"], case["queries"], case["blocks"], case["hidden"], case["patch"]
     )
-    channels = {f"tap{i}": case["width"] for i in range(4)}
-    decoder = PlainDecoder(
-        channels=channels, sizes=sizes, masked_attention=True, classes=case["classes"]
-    )
+    decoder = released_decoder(TAPS, sizes, case["classes"], masked=True)
     weights = weights_of(name, case)
     left = decoder.load_state_dict(
         {n: t for n, t in weights.items() if not n.startswith("visual.")}, strict=False
@@ -160,9 +159,7 @@ def test_released_decoders_have_these_names_and_numbers(name):
     width, heads, queries, classes, parameters = RELEASED[name]
     sizes = PlainDecoderSizes(width, heads, queries, hidden=width)
     with without_values():
-        decoder = PlainDecoder(
-            channels={f"block{i}": width for i in range(4)}, sizes=sizes, classes=classes
-        )
+        decoder = released_decoder(TAPS, sizes, classes)
     assert sum(p.numel() for p in decoder.parameters()) == parameters
     assert len(decoder.state_dict()) == 164
 
@@ -170,14 +167,13 @@ def test_released_decoders_have_these_names_and_numbers(name):
 TINY = PlainDecoderSizes(width=16, heads=2, queries=5, layers=2, hidden=24, patch=8)
 
 
-def tiny(masked: bool = False, classes: int = 0, **channels: int) -> PlainDecoder:
+def tiny(masked: bool = False, **channels: int) -> PlainDecoder:
     torch.manual_seed(0)
     return PlainDecoder(
         channels=channels or {"block0": 16, "block1": 16},
         text_width=12,
         sizes=TINY,
         masked_attention=masked,
-        classes=classes,
     )
 
 
@@ -340,12 +336,9 @@ COSTS = [("small", 40, 32.4, 73.8), ("large", 80, 969, 1911)]
 def test_costs_are_those_of_the_released_decoders(name, side, evaluation, training):
     width, heads, queries, classes, _ = RELEASED[name]
     sizes = PlainDecoderSizes(width, heads, queries, hidden=width)
-    channels = {f"tap{i}": width for i in range(4)}
     with without_values():
-        decoder = PlainDecoder(
-            channels=channels, sizes=sizes, masked_attention=True, classes=classes
-        )
-        taps = [torch.zeros(1, 5 + side**2, width) for _ in channels]
+        decoder = released_decoder(TAPS, sizes, classes, masked=True)
+        taps = [torch.zeros(1, 5 + side**2, width) for _ in TAPS]
         for trains, expected in ((False, evaluation), (True, training)):
             decoder.train(trains)
             found = count_flops(lambda: decoder.decode(taps, (side, side)))

@@ -61,8 +61,6 @@ def test_what_would_stop_the_writing_stops_before_the_training(
     output.write_text("mine")
     assert run("rpn_r18", output, tmp_path / "rpn") == 2
     assert "is there already: give another --output, or --overwrite" in capsys.readouterr().err
-    assert run("rpn_r18", tmp_path / "new.json", tmp_path / "rpn", "--dataset", "mini_trai") == 2
-    assert 'unknown data set "mini_trai"' in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("rpn_r18", tmp_path / "new.json", tmp_path / "rpn") == 2
     assert "start train-rpn without torchrun" in capsys.readouterr().err

@@ -117,8 +117,8 @@ def folder(datasets_root):
     return place
 
 
-def prepare(folder, clean=False, **options):
-    (done,) = prepare_ade_panoptic(Options(folder.parent, **options), ["validation"], clean)
+def prepare(folder, **options):
+    (done,) = prepare_ade_panoptic(Options(folder.parent, **options), ["validation"])
     return done
 
 
@@ -154,16 +154,8 @@ def test_the_published_rule_by_hand(folder):
     assert not list(folder.rglob("ade20k_panoptic_val/.*"))
 
 
-def test_clean_areas_are_those_of_the_png(folder):
-    prepare(folder, clean=True)
-    (entry,) = read(folder, "panoptic")["annotations"]
-    infos = [(i["category_id"], i["area"], i["bbox"]) for i in entry["segments_info"]]
-    assert infos == [(WALL, 4, [0, 0, 3, 2]), (BED, 3, [0, 1, 2, 2]), (DOOR, 2, [2, 0, 2, 1])]
-
-
-@pytest.mark.parametrize("clean", [False, True])
-def test_instances_are_the_things_with_their_masks(folder, clean):
-    prepare(folder, clean)
+def test_instances_are_the_things_with_their_masks(folder):
+    prepare(folder)
     api = COCO(str(folder / "ade20k_instance_val.json"))
     assert sorted(api.cats) == THINGS and api.cats[BED]["name"] == VOCABULARY.first_names[BED]
     found = api.loadAnns(api.getAnnIds(imgIds=["ADE_val_00000001"]))
@@ -205,15 +197,6 @@ def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeyp
     assert prepare(folder)[1:4] == (0, 2, 0)
     assert (folder / "ade20k_panoptic_val.json").stat() == before
     assert prepare(folder, overwrite=True)[1:4] == (2, 0, 0)
-
-
-def test_the_two_ways_to_count_areas_are_not_mixed_up(folder):
-    prepare(folder)
-    with pytest.raises(InputError, match="with published areas of stuff, and clean .*--overwrite"):
-        prepare(folder, clean=True)
-    prepare(folder, clean=True, overwrite=True)
-    with pytest.raises(InputError, match="with clean areas of stuff, and published .*--overwrite"):
-        prepare(folder)
 
 
 def test_the_mapping_is_the_challenges(shared_dir):

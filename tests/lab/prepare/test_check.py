@@ -18,8 +18,7 @@ from lab.prepare.coco import prepare_coco_panoptic_semseg
 from lab.prepare.common import Options as PrepareOptions
 from lab.prepare.detection import prepare_ov_coco
 from lab.prepare.pascal import prepare_pascal_context_459, prepare_voc20
-from lab.prepare.streets import prepare_cityscapes, prepare_vistas
-from tests.archives import save, write_city_image, write_small_coco, write_vistas_image
+from tests.archives import save, write_small_coco
 from tests.tiny import write_tiny_coco
 
 ADE = "ade20k_150_test_sem_seg"
@@ -404,34 +403,6 @@ def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(datasets_root):
         "python tools/prepare.py ade20k_panoptic --splits validation; then "
         "python tools/prepare.py ade150 --splits validation"
     )
-
-
-@pytest.mark.parametrize(
-    "name, write, prepare, split",
-    [
-        ("cityscapes_fine_panoptic_val", write_city_image, prepare_cityscapes, "val"),
-        ("mapillary_vistas_panoptic_val", write_vistas_image, prepare_vistas, "validation"),
-    ],
-)
-def test_streets_are_absent_unprepared_or_as_large_as_they_are(
-    monkeypatch, name, write, prepare, split, datasets_root
-):
-    command = DATASETS[name].prepare
-    assert check(name).state == "absent" and check(name).mend.endswith(command)
-    write(datasets_root)
-    finding = check(name)
-    assert (finding.state, finding.mend) == ("unprepared", command)
-    prepare(PrepareOptions(datasets_root), [split])
-    monkeypatch.setitem(
-        DATASETS, name, replace(DATASETS[name], official_count=1, official_annotations=None)
-    )
-    finding = check(name)
-    assert finding.state == "complete" and (finding.images, finding.labelled) == (1, 1)
-    for label_map in datasets_root.rglob("*_labelTrainIds.png"):
-        label_map.unlink()
-    for label_map in datasets_root.rglob("labels_detectron2/*.png"):
-        label_map.unlink()
-    assert check(name).mend == command and not check(name).fine
 
 
 def test_boxes_are_absent_unprepared_complete_or_broken(coco, tmp_path):

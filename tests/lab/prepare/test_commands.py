@@ -74,4 +74,4 @@ def test_wrong_words_are_status_2(tmp_path, capsys):
     assert checked("ade20k_sem_seg_150") == 2
     assert "did you mean" in capsys.readouterr().err
     assert prepared("ade150", "--root", tmp_path, "--processes", 0) == 2
-    assert "--processes 0" in capsys.readouterr().err
+    assert "--processes: has to be at least 1, got 0" in capsys.readouterr().err

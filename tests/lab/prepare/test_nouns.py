@@ -28,10 +28,8 @@ def phrases(text):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("A/DT dog/NN", ["dog"]),
         # Articles, numbers and possessives before a phrase are not part of it.
         ("Two/CD Large/JJ dogs/NNS and/CC her/PRP$ cat/NN", ["large dogs", "cat"]),
-        ("a/DT big/JJ red/JJ fire/NN truck/NN ./.", ["big red fire truck"]),
         # The last phrase does not need a full stop.
         ("a/DT dog/NN on/IN wet/JJ grass/NN", ["dog", "wet grass", "dog on wet grass"]),
         # No noun, no phrase; an adjective without one is none either.
@@ -41,10 +39,6 @@ def phrases(text):
         (
             "a/DT man/NN on/IN a/DT surf/NN board/NN in/IN water/NN",
             ["man", "surf board", "water", "man on a surf board in water"],
-        ),
-        (
-            "grass/NN in/IN front/IN of/IN a/DT wall/NN",
-            ["grass", "wall", "grass in front of a wall"],
         ),
         ("dogs/NNS run/VBP on/IN grass/NN", ["dogs", "grass"]),
         ("a/DT dog/NN by/IN ./.", ["dog"]),

@@ -109,15 +109,7 @@ def test_files_that_are_missing_or_of_something_else_are_named(truth):
     save(labels, grown([[7]]))
     with pytest.raises(InputError, match="labelIds.png is 8 x 8, its image .* is 40 x 16"):
         prepare_city(truth)
-    labels.unlink()
-    with pytest.raises(InputError, match="labelIds.png is missing"):
-        prepare_city(truth)
-    image = truth.parent / f"leftImg8bit/val/aachen/{STEM}_leftImg8bit.png"
-    write_city_image(truth.parent.parent)
-    image.write_bytes(b"no image")
-    with pytest.raises(InputError, match="leftImg8bit.png of .* cannot be decoded"):
-        prepare_city(truth)
-    image.unlink()
+    (truth.parent / f"leftImg8bit/val/aachen/{STEM}_leftImg8bit.png").unlink()
     with pytest.raises(InputError, match="image .*leftImg8bit.png of .*instanceIds.png is missing"):
         prepare_city(truth)
     save(place / f"{STEM}_gtFine_instanceIds.png", [[35000]], np.uint16)
@@ -225,11 +217,6 @@ def test_other_versions_and_missing_files_are_refused_with_what_to_do(vistas, tm
     write_vistas_image(tmp_path, values=[[66 * 256]])
     with pytest.raises(InputError, match="instances/a-B_1.png has the label 66, where v1.2 has 0 "):
         prepare_vistas_val(vistas)
-    (vistas / "v1.2").mkdir()
-    (vistas / "labels").rename(vistas / "v1.2/labels")
-    with pytest.raises(InputError, match="of the archive v2.0.*: move what is in .*/v1.2 to"):
-        prepare_vistas_val(vistas)
-    (vistas / "v1.2/labels").rename(vistas / "elsewhere")
-    (vistas / "v1.2").rmdir()
+    (vistas / "labels").rename(vistas / "elsewhere")
     with pytest.raises(InputError, match="labels is missing.*\n.*Mapillary Vistas v1.2"):
         prepare_vistas_val(vistas)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,15 @@ class Forked:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+
+def evaluate_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make evaluations in forks, and trainings by interpreters of their own."""
+
+    def start(words: Sequence[str], **how: Any) -> Any:
+        return (Forked if "eval" in words else subprocess.Popen)(words, **how)
+
+    monkeypatch.setattr(execution, "subprocess", types.SimpleNamespace(Popen=start))
 
 
 class Small:

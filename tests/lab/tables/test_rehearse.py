@@ -1,24 +1,18 @@
 """Two steps of one run of each recipe, on random weights of the real sizes."""
 
-import subprocess
-import types
-
 import pytest
 
 from lab.mini.writer import WorldSize, make_worlds
-from lab.tables import execution, rehearse, table
+from lab.tables import rehearse, table
 from lab.tables.rehearse import rehearsals
 from lab.tables.reproduce import Reproduction
 from lab.tables.table import read_tables
-from tests.lab.tables.test_every_command import Forked
+from tests.lab.tables.test_every_command import evaluate_in_forks
 from tests.lab.tables.worlds import write_table
 
 
 def test_each_recipe_runs_two_steps_on_random_weights(tmp_path, monkeypatch, capsys):
-    def start(words, **how):  # the training, by an interpreter of its own
-        return (Forked if "eval" in words else subprocess.Popen)(words, **how)
-
-    monkeypatch.setattr(execution, "subprocess", types.SimpleNamespace(Popen=start))
+    evaluate_in_forks(monkeypatch)
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
     write_table(tmp_path / "tables")
     monkeypatch.setattr(table, "FOLDER", tmp_path / "tables")

@@ -1,8 +1,5 @@
 """Every table by one command, and any configuration under several seeds."""
 
-import subprocess
-import types
-
 import pytest
 
 from clipself_seg.errors import InputError
@@ -14,7 +11,7 @@ from lab.tables.reproduce import Reproduction, refuse_other_worlds
 from lab.tables.runs import make_run
 from lab.tables.store import Store
 from reproduce import reproduce as reproduce_command
-from tests.lab.tables.test_every_command import Forked
+from tests.lab.tables.test_every_command import evaluate_in_forks
 from tests.lab.tables.worlds import finish, write_table
 
 
@@ -33,10 +30,7 @@ def reproduction(folder, scale="mini", seeds=(0,), docs="docs"):
 
 
 def test_a_table_of_two_rows_from_end_to_end(tables, capsys, monkeypatch):
-    def start(words, **how):  # the training, by an interpreter of its own
-        return (Forked if "eval" in words else subprocess.Popen)(words, **how)
-
-    monkeypatch.setattr(execution, "subprocess", types.SimpleNamespace(Popen=start))
+    evaluate_in_forks(monkeypatch)
     make_worlds(tables / "worlds", WorldSize(train=2, val=2, base=1), processes=1)
     assert reproduction(tables).run(["9"]) == 0
     said = capsys.readouterr().out

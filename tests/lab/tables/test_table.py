@@ -116,7 +116,6 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
             "columns:\n  other: {title: Other}\n",
             "columns: other has no number: give it a path under mini or real",
         ),
-        ("title: ", "title: [", "is not a usable YAML file"),
         (FOLLOWED, "- 1", "9.yaml is .* and has to be an object"),
         ("about: For tests.", "about: !!python/object/apply:os.getcwd []", "not a usable YAML"),
         ("mini: mini_val_sem_seg", "real: mini_val_sem_seg", "of, in real: there is no 'pixels'"),

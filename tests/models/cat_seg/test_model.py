@@ -52,7 +52,6 @@ REFUSED = [
     ((f"{HEAD}.FEATURE_RESOLUTION", "[16]"), "two whole numbers"),
     ((f"{HEAD}.FEATURE_RESOLUTION", "[16, 8]"), "square"),
     ((f"{HEAD}.WINDOW_SIZES", "7"), "a divisor of FEATURE_RESOLUTION"),
-    ((f"{HEAD}.DECODER_DIMS", "[32]"), "two whole numbers"),
     ((f"{HEAD}.DECODER_DIMS", "[50, 16]"), "groups of 16 channels"),
     ((f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", "[16, 32]"), "less than what their steps get"),
     (("MODEL.CAT_SEG.GUIDANCE_BLOCKS", "(0, 9)"), "two of the 4 blocks"),
@@ -60,12 +59,10 @@ REFUSED = [
         (*UNDISTILLED, RESIDUAL, "cls", "MODEL.CLIP.DENSE", "value"),
         "RESIDUAL must be .none. unless .* 'cls' with .*DENSE 'value'",
     ),
-    ((*GATED, RESIDUAL, "token"), "RESIDUAL must be .none. unless .* 'gated_multi_value'"),
     ((RESIDUAL, "none"), "RESIDUAL is none, and MODEL.CLIP.DENSE token adds one"),
     (("MODEL.CLIP.ATTENTION", "kk"), "ATTENTION must be .none., for CAT-Seg is trained"),
     ((*SWIN, "MODEL.SWIN.OUT_FEATURES", "['res3', 'res4']"), "gives res3, res4 and not res2"),
     ((*SWIN, f"{HEAD}.APPEARANCE_GUIDANCE_DIM", "32"), "APPEARANCE_GUIDANCE_DIM must be 64"),
-    ((*SWIN, f"{HEAD}.DECODER_GUIDANCE_DIMS", "[16, 32]"), r"GUIDANCE_DIMS must be \[32, 16\]"),
 ]
 
 

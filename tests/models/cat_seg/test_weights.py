@@ -19,25 +19,16 @@ DEEPER = f"{CLIP}visual.transformer.resblocks.23.ln_1.weight"
 WRONG = {
     "another depth": (
         {DEEPER: torch.zeros(1)},
-        r"is of a CLIP with 24 blocks, the model's has 4.*catseg\+openai_vitb16",
+        r"1 unexpected tensor: .*resblocks.23.*of another CLIP .*catseg\+openai_vitb16",
     ),
-    "version 1": ({FIRST: torch.zeros(32, 80, 7, 7)}, r"80 prompts .* 1: .*catseg_v1_r101_vitb16"),
+    "version 1": (
+        {FIRST: torch.zeros(32, 80, 7, 7)},
+        r"\(32, 80, 7, 7\).* 80 prompts .*catseg_v1_r101_vitb16",
+    ),
     "no kernels": ({FIRST: torch.zeros(32)}, r"conv1.weight of shape \(32,\), the model needs"),
-    "a backbone": ({"backbone.stem.weight": torch.zeros(1)}, "guided by a backbone, the model"),
+    "a backbone": ({"backbone.stem.weight": torch.zeros(1)}, "unexpected .*guided by a backbone"),
     "missing": ({"upsample1.bias": None}, "lacks 1 tensor: upsample1.bias"),
     "unexpected": ({"extra": torch.zeros(1)}, "has 1 unexpected tensor: extra"),
-    "another shape": (
-        {"upsample1.bias": torch.zeros(3)},
-        r"upsample1.bias of shape \(3,\), the model needs \(32,\)",
-    ),
-    "a transposed matrix": (
-        {f"{CLIP}text_projection": torch.zeros(128, 64)},
-        r"text_projection of shape \(128, 64\), the model needs \(64, 128\)",
-    ),
-    "one number for many": (
-        {"upsample1.bias": torch.zeros(1)},
-        r"upsample1.bias of shape \(1,\), the model needs \(32,\)",
-    ),
 }
 
 
@@ -58,13 +49,6 @@ def official(model):
 def test_a_checkpoint_that_does_not_fit_is_refused(model, changes, message):
     with pytest.raises(InputError, match=message):
         model.load_checkpoint(changed(official(model), changes), "model.pth")
-
-
-def test_a_checkpoint_of_fewer_prompts_belongs_to_the_later_version():
-    ensemble = build("MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet")
-    single = changed(official(ensemble), {FIRST: torch.zeros(32, 1, 7, 7)})
-    with pytest.raises(InputError, match=r"has 1 prompts .* model 80: .*catseg\+openai_vitb16"):
-        ensemble.load_checkpoint(single, "model.pth")
 
 
 def test_a_clip_alone_and_one_without_the_cost_embedding_are_refused(model):

@@ -258,7 +258,7 @@ REFUSED = {
     "MODEL.FVIT.CHANNELS give the sizes": lambda: tiny(CHANNELS=16).load_checkpoint(
         exported(), "a.pth"
     ),
-    "a.pth lacks .* it is no F-ViT checkpoint": lambda: tiny().load_checkpoint(
+    "a.pth lacks .* a CLIP belongs in MODEL.CLIP.WEIGHTS": lambda: tiny().load_checkpoint(
         {n: t for n, t in exported().items() if n.startswith("backbone.visual")}, "a.pth"
     ),
 }

@@ -31,33 +31,26 @@ NORM = "sem_seg_head.predictor.decoder_norm"
 # What a checkpoint has in place of or besides the model's tensors (None: it lacks them), and what the
 # error says.
 WRONG = {
-    "no generator": ({QUERIES: None}, "a.pth is no panoptic checkpoint: it has no mask generator"),
+    "no generator": (
+        {QUERIES: None},
+        f"a.pth lacks 1 tensor: {QUERIES}; .*a CLIP belongs in MODEL.CLIP.WE",
+    ),
     "missing": (
         {f"{NORM}.weight": None, f"{NORM}.bias": None},
         f"lacks 2 tensors: {NORM}.weight, {NORM}",
     ),
-    "unexpected": ({"backbone.more": torch.zeros(1)}, "has 1 unexpected tensor: backbone.more"),
     "other sizes": (
         {QUERIES: torch.zeros(9, 64)},
         r"query_feat.weight of shape \(9, 64\), the model needs \(7, 64\): .*MODEL.MASK_FORMER",
-    ),
-    "another source": (
-        {"backbone.feature_projections.0.weight": torch.zeros(1)},
-        "a.pth is of the SOURCE diffusion/pyramid, the model's is pyramid",
     ),
     "another CLIP": (
         {CLIP_HASH: torch.tensor(list(b"abc"), dtype=torch.uint8)},
         "trained on clip_hash abc, the model has .*MODEL.CLIP_BRANCH.WEIGHTS",
     ),
-    "bytes that are no digits": (
-        {CLIP_HASH: torch.full((12,), 255, dtype=torch.uint8)},
-        "was trained on clip_hash .*the model has",
-    ),
     "exponents that are none": (
         {EXPONENTS: torch.tensor([0.35, 1.5])},
         r"has fusion_exponents that are not two numbers in \[0, 1\]",
     ),
-    "one exponent": ({EXPONENTS: torch.tensor(1.0)}, "are not two numbers"),
 }
 
 
@@ -262,19 +255,7 @@ def test_every_part_of_the_same_clip_is_accepted_and_of_another_refused(
         model.load_checkpoint(state | {last: state[last] + 0.5}, "a.pth")
 
 
-def test_a_model_without_clip_weights_takes_a_whole_clip_and_nothing_less(convnext, official):
-    other = fcclip("", seed=3)
-    other.load_checkpoint(official, "a.pth")
-    torch.testing.assert_close(other.state_dict(), convnext.state_dict(), atol=0, rtol=0)
-    with pytest.raises(InputError, match="ConvNeXt-Mini-32, lacks 27 tensors: token_em"):
-        fcclip("").load_checkpoint(without_text(official), "a.pth")
-
-
 WRONG_CLIP = {
-    "not finite": (
-        lambda state: state | {GAMMA: state[GAMMA] / 0},
-        "NaN or infinite numbers in visual.trunk.stages.0",
-    ),
     "another shape": (
         lambda state: state | {f"{CLIP}text_projection": torch.ones(3)},
         r"CLIP of .*a.pth, .* has text_projection of shape \(3,\)",
@@ -286,7 +267,7 @@ WRONG_CLIP = {
     "ODISE's": (
         lambda s: {n: t for n, t in s.items() if not n.startswith((CLIP, "void"))}
         | {"category_head.null_embed": torch.zeros(1, 128)},
-        "of the VARIANT label, the model's is fcclip",
+        "lacks 1 tensor: void_embedding.weight; .*KIND, VARIANT and SOURCE",
     ),
 }
 
@@ -302,7 +283,7 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
     with pytest.raises(InputError, match="CLIP of .*, for MODEL.CLIP.NAME RN50-quickgelu"):
         resnet.load_checkpoint(official, "a.pth")
     pyramid = {"MODEL.MASK_GENERATOR.VARIANT": "label", "MODEL.MASK_GENERATOR.SOURCE": "clip"}
-    with pytest.raises(InputError, match="VARIANT fcclip, the model's is label"):
+    with pytest.raises(InputError, match="lacks .*; MODEL.MASK_GENERATOR.KIND, VARIANT and SOURCE"):
         fcclip(clip_file, **pyramid).load_checkpoint(official, "a.pth")
 
 
@@ -310,10 +291,7 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
     ("changes", "message"),
     [
         ({"MODEL.CLIP_BRANCH.INPUT_SIZE": 64}, "INPUT_SIZE must be 0 for KIND backbone"),
-        (
-            {"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"},
-            "WEIGHTS must be empty or equal to MODEL.CLIP.WEIGHTS",
-        ),
+        ({"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"}, "WEIGHTS must be empty or equal"),
         (
             {"MODEL.CLIP.NAME": "ViT-Mini-8", "MODEL.CLIP_BRANCH.KIND": "dense"},
             "SOURCE clip reads the stages of a ConvNeXt or a ResNet",
@@ -325,16 +303,3 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
 def test_keys_that_do_not_fit_are_refused_by_name(changes, message):
     with pytest.raises(InputError, match=message):
         fcclip("", **changes)
-
-
-@pytest.mark.parametrize(
-    "change, what",
-    [
-        (lambda t: t * torch.nan, "NaN or infinite numbers in void_embedding.weight"),
-        (lambda t: t.to(torch.int8), "void_embedding.weight as int8, not floating point"),
-    ],
-)
-def test_a_generator_of_other_than_finite_numbers_is_refused(convnext, official, change, what):
-    name = "void_embedding.weight"
-    with pytest.raises(InputError, match=what):
-        convnext.load_checkpoint(official | {name: change(official[name])}, "a.pth")

@@ -59,7 +59,6 @@ def test_what_is_traced_at_one_size_holds_for_others(small_clip):
     module = towers.DenseGraph(small_clip)
     with graph.plain(module):
         traced = torch.export.export(module, (torch.rand(2, 3, 40, 56),), dynamic_shapes=(sizes,))
-    assert all(parameter.requires_grad for parameter in small_clip.parameters())
     assert not any(node.meta["val"].is_complex() for node in tensors(traced.graph))
     for shape in ((1, 3, 32, 32), (3, 3, 16, 72)):
         images = torch.randn(shape)

@@ -93,7 +93,7 @@ def write_dataset_proposals(
     cfg: CfgNode,
     dataset: str,
     path: str | os.PathLike[str],
-    selection: ProposalSelection | None = None,
+    selection: ProposalSelection,
     overwrite: bool = False,
 ) -> tuple[int, int]:
     """Write the best proposals of the configured detector for every image of a data set, with a progress bar.
@@ -104,7 +104,7 @@ def write_dataset_proposals(
         cfg: of a model of `PROPOSING` with its weights.
         dataset: data set of `data.datasets.table` or of Detectron2's catalogue.
         path: JSON file to write.
-        selection: which proposals are written; None for the defaults.
+        selection: which proposals are written.
         overwrite: replace a file that is there already.
 
     Raises:
@@ -112,7 +112,6 @@ def write_dataset_proposals(
             work in the folder.
         OSError: the file cannot be written.
     """
-    selection = selection or ProposalSelection()
     records = check_writing(cfg, dataset, path, overwrite)
     mapper = DetectionTestMapper(cfg)
     model = build_model(cfg).eval()

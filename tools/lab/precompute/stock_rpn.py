@@ -124,12 +124,8 @@ class StockRPN(ProposalNetwork, ModelBase):
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: weight decay for all but norms (``WEIGHT_DECAY_NORM``), the backbone with its own rate."""
-        return by_rate_and_kind(
-            self,
-            multipliers=[(_bottom_up(self.backbone), self.backbone_multiplier)],
-            weight_decay=solver.WEIGHT_DECAY,
-            norm_decay=solver.WEIGHT_DECAY_NORM,
-        )
+        multipliers = [(_bottom_up(self.backbone), self.backbone_multiplier)]
+        return by_rate_and_kind(self, solver, multipliers)
 
     def forward(self, samples: Sequence[Sample]) -> Any:
         """Losses in training, proposals in evaluation.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clipself_seg.data.annotations import coco_info, read_coco_json
 from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.images import decoding_errors, open_image, read_image
 from clipself_seg.data.masks import read_indices
@@ -42,6 +40,7 @@ from lab.prepare.common import (
     split_jobs,
 )
 from lab.prepare.panoptic_files import (
+    WAITING,
     Category,
     ImageTruth,
     PanopticJob,
@@ -115,7 +114,7 @@ def read_scene_map(path: Path) -> np.ndarray:
     Raises:
         InputError: the map cannot be read, or is not one of the challenge's.
     """
-    values = read_indices(path, archive=True)
+    values = read_indices(path)
     if values.dtype != np.uint8 or values.max() > 150:
         raise InputError(
             f"{path} is not one of the challenge's maps, which have 8 bits and the values "
@@ -217,16 +216,10 @@ ARCHIVE = (
 
 # Ids are multiples of it, so that they need all channels and look different.
 ID_STEP = 10007
-# The stated areas of stuff: before the things are pasted ("published") or after it ("clean").
-PUBLISHED = "published"
-CLEAN = "clean"
-CLEAN_AREAS = "state the areas that stuff has in the end, which gives another panoptic quality"
 
 
-@preparation("ade20k_panoptic", tuple(SPLITS), {"clean_areas": CLEAN_AREAS})
-def prepare_ade_panoptic(
-    options: Options, splits: Sequence[str] = tuple(SPLITS), clean_areas: bool = False
-) -> list[Prepared]:
+@preparation("ade20k_panoptic", tuple(SPLITS))
+def prepare_ade_panoptic(options: Options, splits: Sequence[str] = tuple(SPLITS)) -> list[Prepared]:
     """Panoptic and instance labels of ADE20K's 150 classes.
 
         python tools/prepare.py ade20k_panoptic
@@ -240,16 +233,15 @@ def prepare_ade_panoptic(
     folder = options.root / "ADEChallengeData2016"
     require(folder, ROOTS["ADE_150"])
     scene_of = scene_classes()
-    areas = CLEAN if clean_areas else PUBLISHED
-    return [_prepare_panoptic_split(folder, split, scene_of, areas, options) for split in splits]
+    return [_prepare_panoptic_split(folder, split, scene_of, options) for split in splits]
 
 
 def _prepare_panoptic_split(
-    folder: Path, name: str, scene_of: np.ndarray, areas: str, options: Options
+    folder: Path, name: str, scene_of: np.ndarray, options: Options
 ) -> Prepared:
     pngs = folder / f"ade20k_panoptic_{SPLITS[name]}"
     instances = folder / f"ade20k_instance_{SPLITS[name]}.json"
-    split = SplitFiles(pngs, pngs.with_suffix(".json"), instances, kept=False, areas=areas)
+    split = SplitFiles(pngs, pngs.with_suffix(".json"), instances)
     semantic = require(folder / "annotations" / name, ROOTS["ADE_150"])
     things = require(folder / "annotations_instance" / name, ROOTS["ADE_150"], ARCHIVE)
     jobs = [
@@ -258,37 +250,18 @@ def _prepare_panoptic_split(
             image,
             image.name,
             (semantic / f"{image.stem}.png", things / f"{image.stem}.png"),
-            functools.partial(read_truth, image=image, scene_of=scene_of, clean=areas == CLEAN),
+            functools.partial(read_truth, image=image, scene_of=scene_of),
             pngs / f"{image.stem}.png",
             None,
-            pngs / f".{areas}" / f"{image.stem}.json",
+            pngs / WAITING / f"{image.stem}.json",
             options.overwrite,
         )
         for image in files_in(folder / "images" / name, "*.jpg", ROOTS["ADE_150"])
     ]
-    if not options.overwrite:
-        _check_areas(split)
-    done = prepare_panoptic_split(split, jobs, _categories(), options)
-    for waiting in (PUBLISHED, CLEAN):
-        shutil.rmtree(pngs / f".{waiting}", ignore_errors=True)
-    return done
+    return prepare_panoptic_split(split, jobs, _categories(), options)
 
 
-def _check_areas(split: SplitFiles) -> None:
-    if not split.panoptic.exists():
-        return
-    # A file without the entry was not written here: it is the published one.
-    areas = coco_info(read_coco_json(split.panoptic)).get("areas", PUBLISHED)
-    if areas != split.areas:
-        raise InputError(
-            f"{split.panoptic} is there already, with {areas} areas of stuff, and {split.areas} "
-            "ones are asked for: add --overwrite to replace it"
-        )
-
-
-def read_truth(
-    semantic: Path, instances: Path, *, image: Path, scene_of: np.ndarray, clean: bool
-) -> ImageTruth:
+def read_truth(semantic: Path, instances: Path, *, image: Path, scene_of: np.ndarray) -> ImageTruth:
     """Ground truth of an image: stuff with things pasted over it, in the order of their numbers.
 
     Args:
@@ -296,7 +269,6 @@ def read_truth(
         instances: map of things.
         image: file of the image.
         scene_of: index among the 150 classes of each instance class, from `scene_classes`.
-        clean: whether stuff has the area that it has in the PNG, and stuff without a pixel is left out.
 
     Raises:
         InputError: a map is missing, broken, or of another size than the image.
@@ -313,9 +285,6 @@ def read_truth(
     for order, (mask, category, isthing) in enumerate(masks, 1):
         ids[mask] = order * ID_STEP
         segments.append(Segment(order * ID_STEP, category, isthing, mask=mask))
-    if clean:
-        visible = set(np.unique(ids).tolist())
-        segments = [s._replace(mask=None) for s in segments if s.id in visible]
     return ImageTruth(ids, segments)
 
 

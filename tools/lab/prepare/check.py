@@ -252,9 +252,8 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
         records = present
         if key == "file_name":
             finding = finding._replace(images=len(records))
-    whole = count >= (
-        entry.official_count or 0
-    )  # a part of the images has a part of the annotations
+    # A part of the images has a part of the annotations.
+    whole = count >= (entry.official_count or 0)
     if few := too_few_annotations(entry) if whole else "":
         notes.append(few)
         mends.append(_again(entry, entry.prepare))

@@ -67,7 +67,7 @@ def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:
 
 
 def _convert_stuff(job: MapJob) -> bool:
-    values = read_indices(job.source, archive=True)
+    values = read_indices(job.source)
     if values.dtype != np.uint8:
         raise InputError(f"{job.source} is not one of the archive's 8-bit maps: unpack it again")
     save_png(job.target, _stuff_table()[values])

@@ -83,15 +83,13 @@ class Preparation(NamedTuple):
     """A declared preparation.
 
     Attributes:
-        prepare: is given the options, and by name "splits" and the parameters of the flags.
+        prepare: is given the options, and by name "splits".
         splits: splits that there are; without any the function has no such parameter. Its default are those that are
             prepared unless others are named.
-        flags: parameters that are options of it alone, off by default -> their help text.
     """
 
     prepare: Callable[..., list[Prepared]]
     splits: tuple[str, ...]
-    flags: Mapping[str, str]
 
 
 PREPARATIONS: dict[str, Preparation] = {}
@@ -99,13 +97,11 @@ PREPARATIONS: dict[str, Preparation] = {}
 Prepare = TypeVar("Prepare", bound=Callable[..., list[Prepared]])
 
 
-def preparation(
-    name: str, splits: tuple[str, ...] = (), flags: Mapping[str, str] | None = None
-) -> Callable[[Prepare], Prepare]:
+def preparation(name: str, splits: tuple[str, ...] = ()) -> Callable[[Prepare], Prepare]:
     """Decorator that declares a preparation, see `Preparation`."""
 
     def declare(prepare: Prepare) -> Prepare:
-        PREPARATIONS[name] = Preparation(prepare, splits, flags or {})
+        PREPARATIONS[name] = Preparation(prepare, splits)
         return prepare
 
     return declare

@@ -105,16 +105,12 @@ class SplitFiles(NamedTuple):
         panoptic: JSON in COCO's panoptic format.
         instances: JSON in COCO's instances format.
         archived: whether PNGs and panoptic JSON are the archive's: they stay, and have to be there.
-        kept: whether a panoptic JSON that is there stays, unless files are written again.
-        areas: what both JSONs say of the areas of stuff; "" if they say what they are made of instead.
     """
 
     pngs: Path
     panoptic: Path
     instances: Path
     archived: bool = False
-    kept: bool = True
-    areas: str = ""
 
 
 def prepare_panoptic_split(
@@ -139,10 +135,10 @@ def prepare_panoptic_split(
     done = convert_files(convert_image, jobs, options)
     converted = [read_json(job.entries) for job in jobs]
     # The panoptic JSON last: once it is there, all files are.
-    _write_json(split.instances, _instances_json(split, converted, categories))
+    _write_json(split.instances, _instances_json(converted, categories))
     again = options.overwrite and not split.archived
-    if again or not (split.kept and split.panoptic.exists()):
-        _write_json(split.panoptic, _panoptic_json(split, converted, jobs, categories))
+    if again or not split.panoptic.exists():
+        _write_json(split.panoptic, _panoptic_json(converted, jobs, categories))
     for folder in {job.entries.parent for job in jobs}:
         shutil.rmtree(folder, ignore_errors=True)
     return done
@@ -233,7 +229,6 @@ def listed_categories(vocabulary: Vocabulary) -> list[Category]:
 
 
 def _panoptic_json(
-    split: SplitFiles,
     converted: Sequence[Entries],
     jobs: Sequence[PanopticJob],
     categories: Sequence[Category],
@@ -247,7 +242,7 @@ def _panoptic_json(
         for job, entries in zip(jobs, converted, strict=True)
     ]
     return {
-        "info": {"areas": split.areas} if split.areas else {"made_of": MADE_OF},
+        "info": {"made_of": MADE_OF},
         "images": [entries["image"] for entries in converted],
         "annotations": annotations,
         "categories": categories,
@@ -255,7 +250,7 @@ def _panoptic_json(
 
 
 def _instances_json(
-    split: SplitFiles, converted: Sequence[Entries], categories: Sequence[Category]
+    converted: Sequence[Entries], categories: Sequence[Category]
 ) -> dict[str, object]:
     annotations = [
         {**entry, "image_id": entries["image"]["id"]}
@@ -263,7 +258,6 @@ def _instances_json(
         for entry in entries["instances"]
     ]
     return {
-        **({"info": {"areas": split.areas}} if split.areas else {}),
         "images": [entries["image"] for entries in converted],
         "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, 1)],
         "categories": [entry for entry in categories if entry["isthing"]],

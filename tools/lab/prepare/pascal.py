@@ -37,24 +37,13 @@ VOC_CLASSES = 20
 VOID = 255
 FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
 """Label of background by folder of the label maps."""
-# Of a .mat, ten times what the largest has; zlib packs at most a thousand bytes into one, so 256 MiB come out.
-MOST_BYTES = 1 << 18
-# Of the .mat files of MATLAB's version 5: types of elements, classes of matrices, types of numbers.
-MAT_HEADER, MATRIX, COMPRESSED, NUMERIC = 128, 14, 15, range(6, 16)
-NUMBERS = {
-    1: "<i1",
-    2: "<u1",
-    3: "<i2",
-    4: "<u2",
-    5: "<i4",
-    6: "<u4",
-    7: "<f4",
-    9: "<f8",
-    12: "<i8",
-    13: "<u8",
-}
 CONTEXT_CLASSES = 459
-MAX_SIDE = 8192  # pixels, far above the archive's 500
+MAX_SIDE = 2048  # pixels, far above the archive's 500
+# Of the .mat files of MATLAB's version 5: bytes of the header, types of elements, and those that are numbers.
+MAT_HEADER, MATRIX, COMPRESSED = 128, 14, 15
+MAT_NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 9: "<f8"}
+# What is read of one, and unpacked, at most: the largest image in the largest type, and what stands before its numbers.
+MAT_BYTES = 8 * MAX_SIDE**2 + 1024
 JSON_HINT = (
     "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
     "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
@@ -124,7 +113,7 @@ def _convert_voc(job: VocJob) -> bool:
 
 def _labels(job: VocJob) -> np.ndarray:
     """Labels that are written for an image, (H, W) uint8."""
-    values = read_indices(job.source, archive=True)
+    values = read_indices(job.source)
     strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):
         raise InputError(
@@ -269,18 +258,17 @@ def _convert_mat(job: MapJob) -> bool:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES} bytes: unpack it again\n{MAT_HINT}")
     try:
-        return _label_map(path.read_bytes()[MAT_HEADER:])
+        with open(path, "rb") as file:
+            return _label_map(file.read(MAT_BYTES)[MAT_HEADER:])
     except (ValueError, IndexError, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be read as a .mat file with a LabelMap of numbers ({in_short(error)}): unpack it again"
+            f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again\n{MAT_HINT}"
         ) from None
 
 
 def _label_map(content: bytes) -> np.ndarray:
-    """The matrix LabelMap (H, W) of what follows the header of a file of MATLAB's version 5, such as savemat writes.
+    """The matrix LabelMap (H, W) of what follows the header of a file of MATLAB's version 5.
 
     Scipy's reader ends the process at some that are damaged.
 
@@ -289,14 +277,18 @@ def _label_map(content: bytes) -> np.ndarray:
     """
     for kind, element in _elements(content):
         if kind == COMPRESSED:
-            ((kind, element),) = _elements(zlib.decompress(element))
+            unpacked = zlib.decompressobj().decompress(element, MAT_BYTES)
+            ((kind, element),) = _elements(unpacked)
         if kind != MATRIX:
             continue
-        (_, flags), (_, sides), (_, name), (kind, numbers), *_ = _elements(element)
-        if name == b"LabelMap" and flags[0] in NUMERIC and kind in NUMBERS and numbers:
+        _, (_, sides), (_, name), (kind, numbers), *_ = _elements(element)
+        if name == b"LabelMap" and kind in MAT_NUMBERS:
             height, width = np.frombuffer(sides, "<i4").tolist()
-            return np.frombuffer(numbers, NUMBERS[kind]).reshape(width, height).T
-    raise ValueError("it has none")
+            values = np.frombuffer(numbers, MAT_NUMBERS[kind])
+            if not 0 < height * width == len(values):
+                raise ValueError(f"{height} x {width} values, of which the file has {len(values)}")
+            return values.reshape(width, height).T
+    raise ValueError("it has none of numbers")
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:

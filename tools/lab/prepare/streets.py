@@ -113,7 +113,7 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
     """
     index_of = Vocabulary.load(CITY_CLASSES).dataset_id_to_index
     thing = Vocabulary.load(CITY_CLASSES).thing
-    values = read_indices(instances, archive=True).astype(np.int32)
+    values = read_indices(instances).astype(np.int32)
     segments = []
     for value in np.unique(values).tolist():
         label = value // FIRST_INSTANCE if value >= FIRST_INSTANCE else value
@@ -126,7 +126,7 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
 
 
 def _city_labels(path: Path) -> np.ndarray:
-    values = read_indices(path, archive=True)
+    values = read_indices(path)
     _check_city_label(int(values.max()), path)
     index_of = Vocabulary.load(CITY_CLASSES).dataset_id_to_index
     return lookup_table(index_of, LABEL_IDS, IGNORED, np.uint8)[values]
@@ -163,12 +163,6 @@ def prepare_vistas(options: Options, splits: Sequence[str] = ("validation",)) ->
 
 def _prepare_vistas_split(options: Options, split: str) -> Prepared:
     folder = options.root / "mapillary_vistas" / split
-    nested = folder / "v1.2"
-    if nested.exists() and not (folder / "labels").exists():
-        raise InputError(
-            f"{folder} is of the archive v2.0, which has v1.2 in a folder of its own: move what is in {nested} to "
-            f"{folder}"
-        )
     for name in ("images", "labels"):
         require(folder / name, ROOTS["VISTAS"])
     panoptic = folder / "panoptic/panoptic_2018.json"
@@ -243,7 +237,7 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
         InputError: a file is missing or broken, or has values that no map of v1.2 has.
     """
     thing = Vocabulary.load(VISTAS_CLASSES).thing
-    values = read_indices(instances, archive=True).astype(np.int32)
+    values = read_indices(instances).astype(np.int32)
     label_of = values // 256
     _check_vistas_labels(label_of, instances)
     # Stuff is one segment whatever its numbers are.
@@ -282,7 +276,7 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
 
 
 def _vistas_labels(path: Path) -> np.ndarray:
-    values = read_indices(path, archive=True)
+    values = read_indices(path)
     _check_vistas_labels(values, path)
     return np.where(values == UNLABELLED, IGNORED, values).astype(np.uint8)
 

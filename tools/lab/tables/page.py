@@ -208,7 +208,7 @@ def _claims_first(claims: Sequence[tuple[Table, JudgedClaim]]) -> str:
     """How many claims have each verdict, and those that do not hold by name."""
     counts = Counter(claim.verdict for _, claim in claims)
     words = (HOLDS, FAILS, NOISE, *PRINTED.values(), FEW_SEEDS, NOT_RUN, UNMEASURED)
-    told = ", ".join(f"{word} {counts[word]}" for word in words if counts[word])
+    counted = ", ".join(f"{word} {counts[word]}" for word in words if counts[word])
     failing = [
         f"* [{_short(table)}]({table.name}.md), claim {claim.number}: {claim.says}"
         + (" (In print.)" if claim.verdict == PRINTED[False] else "")
@@ -217,7 +217,7 @@ def _claims_first(claims: Sequence[tuple[Table, JudgedClaim]]) -> str:
     ]
     return "\n".join(
         [
-            f"{len(claims)} claims of the paper's text: {told}.",
+            f"{len(claims)} claims of the paper's text: {counted}.",
             *(["", FAILING, ""] if failing else []),
         ]
         + failing

@@ -248,7 +248,9 @@ def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:
         say(f"missing: {what}")
     data = dict.fromkeys(name for run in todo for name in run.settings["data"])
     for root in dict.fromkeys(DATASETS[name].root for name in data if missing_data(name)):
-        size = f"{root.gigabytes:g} GB, unpacked as much again" if root.gigabytes else "not published"
+        size = (
+            f"{root.gigabytes:g} GB, unpacked as much again" if root.gigabytes else "not published"
+        )
         say(f"to download: {root.title}; size: {size}; licence: {root.licence}")
     for words in dict.fromkeys(words for run in todo for words in run.fetched):
         say(f"fetched unless it is here: {words}")

@@ -1,6 +1,6 @@
 """Draws the first picture of README: one scene as classes, segments and boxes, and where a CLIP finds a word in it.
 
-    python tools/pictures.py     # writes docs/pictures/one_scene.jpg
+    python tools/first_screen.py     # writes docs/pictures/one_scene.jpg
 
 The models come with the project, and the scene is one of the generated world, which they know.
 """
@@ -24,7 +24,7 @@ from clipself_seg.prediction.load import load
 from clipself_seg.visualization.sheets import sheet
 from lab import ROOT
 
-PICTURE = ROOT / "docs/pictures/one_scene.jpg"
+FILE = ROOT / "docs/pictures/one_scene.jpg"
 SCENE, WORD = 9, "green triangle"
 SIDES = (264, 198)  # width and height in pixels of each tile: names can be read on them
 # Title of a column -> task, words, and further keys.
@@ -46,9 +46,7 @@ def one_scene() -> Image.Image:
         predicted.append(np.asarray(model(image).overlay(legend=False, enlarge=False)))
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()}
     (question,) = ask(clips, [(SCENE, WORD)])
-    maps = [
-        cv2.resize(one, SIDES, interpolation=cv2.INTER_CUBIC) for one in question.maps.values()
-    ]
+    maps = [cv2.resize(one, SIDES, interpolation=cv2.INTER_CUBIC) for one in question.maps.values()]
     captions = [[""] * len(SEEN), [f"where is the {WORD}?", *question.maps]]
     return sheet([predicted, [image, *maps]], [*SEEN], captions)
 
@@ -58,7 +56,7 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    with atomic_path(Path(PICTURE)) as temporary:
+    with atomic_path(Path(FILE)) as temporary:
         one_scene().save(temporary, "JPEG", quality=88, subsampling=0, optimize=True)
 
 

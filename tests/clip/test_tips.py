@@ -108,14 +108,21 @@ def transformers_model(text, vision):
     return Tipsv2Model(Tipsv2Config(text_config=text, vision_config=vision)).eval()
 
 
-@pytest.mark.parametrize("gated", [False, True], ids=["MLP", "SwiGLU"])
 @torch.no_grad()
-def test_equal_to_the_model_of_transformers_whose_files_are_read_and_written(gated, tmp_path):
+def random_model(gated):
+    """A small model of transformers with random weights, biases and scales too."""
     torch.manual_seed(3)
     model = transformers_model(ITS_TEXT, ITS_VISION | {"use_swiglu_ffn": gated})
     for name, parameter in model.named_parameters():
         if name != "temperature":
-            parameter += 0.2 * torch.randn_like(parameter)  # biases and scales too
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["MLP", "SwiGLU"])
+@torch.no_grad()
+def test_equal_to_the_model_of_transformers_whose_files_are_read_and_written(gated, tmp_path):
+    model = random_model(gated)
     model.save_pretrained(tmp_path)
     native = read_official(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     sizes = SIZES | ({"hidden": 88} if gated else {})

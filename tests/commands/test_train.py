@@ -254,6 +254,9 @@ def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
     assert train.main(words(tmp_path / "new", "--eval-only", "--resume")) == 2
 
 
+ON_MINI = {"DATASETS__TRAIN": "('mini_train',)", "DATASETS__TEST": "('mini_val_panoptic',)"}
+
+
 @pytest.mark.parametrize("flags", [(), ("--resume",), ("--eval-only",)])
 def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
     tmp_path, capfd, flags
@@ -261,8 +264,7 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
     writing = tmp_path / "out" / "checkpoints" / ".iteration_0000002.safetensors.x.part"
     writing.mkdir(parents=True)
     with alone_in(tmp_path / "out"):
-        data = {"DATASETS__TRAIN": "('mini_train',)", "DATASETS__TEST": "('mini_val_panoptic',)"}
-        given = words(tmp_path / "out", *flags, **data)
+        given = words(tmp_path / "out", *flags, **ON_MINI)
         assert train.main(given) == 2
     assert capfd.readouterr().err == (
         f"error: OUTPUT_DIR {tmp_path / 'out'}: another process is at work there: "
@@ -273,7 +275,7 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
 
 def _refused(rank, folder):
     comm.create_local_process_group(2)
-    train.worker(train.parse(words(folder / "out")))
+    train.worker(train.parse(words(folder / "out", **ON_MINI)))
 
 
 def test_processes_that_are_refused_together_say_it_once(tmp_path, capfd):

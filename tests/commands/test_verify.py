@@ -21,7 +21,7 @@ from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.prediction.published_outputs import compare, outputs
 from tests.clip.test_pooled import _transformers_model as siglip
 from tests.clip.test_published_files import mini_of_transformers
-from tests.clip.test_tips import transformers_model as tips
+from tests.clip.test_tips import random_model as tips
 from tests.faults import cut, run_python
 from tests.mask_models import save_mask_model
 from tests.small_towers import TIPS, small_towers

@@ -335,8 +335,9 @@ def torn(task: str, whole: Path, output: Path) -> list[str]:
     if task == "predict":  # which has fewer, and an index of them
         names = [name for name in names if name in there and not name.endswith(".json")]
         names = [name for name in names if ".part/" not in name]
-    if task == "export_file" and ONNX not in there:  # which comes last
-        names = [name for name in names if name in there and ".part/" not in name]
+    if task == "export_file":  # of which the model comes last
+        names = [name for name in names if name in there or ONNX in there]
+        names = [name for name in names if ".part/" not in name]
     return [f"{output.name} has a part of {name} after a kill" for name in names]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit, nearly_equal
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.clip.weights import NO_WEIGHTS
+from clipself_seg.clip.weights import NO_WEIGHTS, to_native
 from clipself_seg.errors import InputError
 from clipself_seg.models.model_base import as_bytes, on_host
 from clipself_seg.models.panoptic.mask_sources import Generated
@@ -99,7 +99,7 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
                 f"{KEYS[entry]}"
             )
     exponents = carried_exponents(given, origin)
-    report = compare_clip(model.clip, given, origin)
+    of_clip, report = carried_clip(model.clip, given, origin)
 
     state = dict(model.state_dict())
     frozen = {name for name in state if name.startswith(_frozen_prefixes(model))}
@@ -117,6 +117,10 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
     sizes = "MODEL.CLIP.NAME, MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
     for name, tensor in fit(own_tensors, wanted, origin, remedy=remedy, sizes=sizes).items():
         state[name if name in state else GENERATOR + name] = tensor
+    for name, tensor in of_clip.items():
+        state["clip." + name] = tensor
+        if model.branch_clip is model.clip:
+            state["branch_clip." + name] = tensor
     model.load_state_dict(state)
     logger.info(
         "OpenPanoptic <- %s: %d loaded, 0 missing, 0 unexpected, %d ignored; frozen tensors of CLIP and feature source "
@@ -199,8 +203,12 @@ def _text(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
-def compare_clip(clip: VisionLanguageBackbone, given: Mapping[str, Tensor], origin: str) -> str:
+def carried_clip(
+    clip: VisionLanguageBackbone, given: Mapping[str, Tensor], origin: str
+) -> tuple[dict[str, Tensor], str]:
     """Compares the CLIP in a checkpoint, or the part of one, with a model's, which has to be the same.
+
+    A model whose CLIP has no weights takes the checkpoint's, if that is whole.
 
     Args:
         clip: the model's CLIP.
@@ -208,10 +216,11 @@ def compare_clip(clip: VisionLanguageBackbone, given: Mapping[str, Tensor], orig
         origin: the checkpoint, for messages.
 
     Returns:
-        A sentence about what there was, "" if there was nothing.
+        The tensors that the model takes, under native names; and a sentence about what there was, "" if there was
+        nothing.
 
     Raises:
-        InputError: it is another CLIP.
+        InputError: it is another CLIP, or a part of one where the model has no weights.
     """
     carried = {
         name.removeprefix(CLIP): tensor
@@ -219,19 +228,24 @@ def compare_clip(clip: VisionLanguageBackbone, given: Mapping[str, Tensor], orig
         if name.startswith(CLIP) and not NO_WEIGHTS.search(name)
     }
     if not carried:
-        return ""
+        return {}, ""
+    takes_all = clip.report is None
     # Under the names of files, for a part of a CLIP need not tell its layout.
     own = clip.file_tensors(clip.state_dict())
     carried = fit(
         carried,
-        {name: tensor for name, tensor in own.items() if name in carried},
+        own if takes_all else {name: tensor for name, tensor in own.items() if name in carried},
         f"the CLIP of {origin}, for MODEL.CLIP.NAME {clip.name},",
         remedy="MODEL.CLIP.NAME and MODEL.CLIP.WEIGHTS have to be those that it was trained on",
     )
+    if takes_all:
+        return to_native(carried), f"all {len(own)} tensors of CLIP are the checkpoint's"
     other = [name for name, t in carried.items() if not nearly_equal(t.to(own[name]), own[name])]
     if other:
         raise InputError(
             f"MODEL.CLIP.WEIGHTS is not the {clip.name} that {origin} was trained on: {len(other)} tensors differ, "
             f"such as {other[0]}; give the weights that it was trained on"
         )
-    return f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"
+    return {}, (
+        f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"
+    )

@@ -303,3 +303,11 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
 def test_keys_that_do_not_fit_are_refused_by_name(changes, message):
     with pytest.raises(InputError, match=message):
         fcclip("", **changes)
+
+
+def test_a_model_without_clip_weights_takes_a_whole_clip_and_nothing_less(convnext, official):
+    other = fcclip("", seed=3)
+    other.load_checkpoint(official, "a.pth")
+    torch.testing.assert_close(other.state_dict(), convnext.state_dict(), atol=0, rtol=0)
+    with pytest.raises(InputError, match="ConvNeXt-Mini-32, lacks 27 tensors: token_em"):
+        fcclip("").load_checkpoint(without_text(official), "a.pth")

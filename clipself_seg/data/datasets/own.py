@@ -352,12 +352,8 @@ def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonOb
 
 def _yolo_objects(path: Path, classes: int, width: int, height: int) -> list[JsonObject]:
     """The objects of a file of YOLO's, each with its box and, of a polygon, its segmentation in pixels."""
-<<<<<<< HEAD
     lines, values, ends = list[tuple[int, Sequence[str]]](), array("d"), [0]
     line: tuple[int, Sequence[str]]
-=======
-    lines, values, ends = list[tuple[int, list[str]]](), array("d"), [0]
->>>>>>> files51
     for line in enumerate(map(str.split, read_text(path, "label file").splitlines()), 1):
         if not (words := line[1]):
             continue

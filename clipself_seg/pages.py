@@ -1,6 +1,7 @@
 """Writes HTML pages from the templates in `templates/`, each a single file with its images embedded.
 
-Whatever a template is given is text: jinja2 escapes it. The templates begin with `page.html`, which has the style.
+Whatever a template is given is text: jinja2 escapes it. The pages of reports extend `page.html`, which has the style;
+those that the server writes beside its own extend `plain.html`.
 """
 
 from __future__ import annotations

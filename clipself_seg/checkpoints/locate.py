@@ -225,13 +225,8 @@ def _check_digest(path: Path, name: HubName) -> None:
     huggingface_hub compares the size alone.
     """
     try:
-        check_file(
-            path,
-            None,
-            digest_at_first(path),
-            f"{path.name} of {name.page}",
-            "nothing is kept",
-        )
+        origin = f"{path.name} of {name.page}"
+        check_file(path, None, digest_at_first(path), origin, "nothing is kept")
     except InputError:
         blob = path.resolve()
         path.unlink()

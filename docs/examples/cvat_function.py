@@ -17,7 +17,7 @@ import clipself_seg
 
 
 class Function:
-    """What CVAT calls: the labels that it may get, and the shapes of an image."""
+    """A function of CVAT: states the labels that it may give, and finds the shapes of an image."""
 
     def __init__(self, model):
         self.model = model

@@ -47,7 +47,7 @@ def load_model(model_name, model_path, classes=("person", "animal", "plant", "sk
 
 
 def resolve_input(model_name, ctx):
-    """What FiftyOne's app asks for."""
+    """The form of FiftyOne's app, which asks for the words."""
     inputs = types.Object()
     inputs.str("classes", required=True, label="Words", description="dog|puppy, grass")
     return types.Property(inputs)

@@ -584,11 +584,11 @@ def instance_records(
 def _is_object(annotation: JsonObject, record: Record) -> bool:
     """True for an annotation that counts as an object by MMDetection's rule."""
     x, y, width, height = annotation["bbox"]
-    across = min(x + width, record["width"]) - max(x, 0)
-    down = min(y + height, record["height"]) - max(y, 0)
+    across = x < record["width"] and x + width > 0
+    down = y < record["height"] and y + height > 0
     skipped = annotation.get("ignore") or annotation.get("iscrowd")
-    large = annotation.get("area", 1) > 0 and min(width, height) >= 1
-    return not skipped and across > 0 < down and large
+    large = annotation.get("area", 1) > 0 and width >= 1 and height >= 1
+    return not skipped and across and down and large
 
 
 class RegionText(NamedTuple):

@@ -147,7 +147,7 @@ def test_what_differs_too_much_is_not_written(mini, tmp_path, monkeypatch):
 @pytest.mark.heavy
 def test_the_example_of_the_page_runs_without_torch_and_agrees_with_it(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "export.md").read_text()
-    (example,) = re.findall(r"^```python\n(import json.*?)^```", page, re.M | re.S)
+    (example,) = re.findall(r"^```python\n(import html.*?)^```", page, re.M | re.S)
     clip = load_clip("ViT-Mini-8", "mini-clipself")
     towers.export_towers(clip, tmp_path / "onnx")
     pixels = np.random.default_rng(0).integers(256, size=(45, 62, 3), dtype=np.uint8)

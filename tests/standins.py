@@ -25,7 +25,7 @@ import torchvision
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints import locate, needs, read
+from clipself_seg.checkpoints import locate, read
 from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.clip import load_clip, tips
 from clipself_seg.clip.find_kind import find_architecture
@@ -270,7 +270,7 @@ def fetched(folder: Path) -> Iterator[None]:
         patch.setenv(locate.VARIABLE, str(folder))
         patch.setattr(locate, "check_file", lambda *_: None)
         patch.setattr(zipfile.ZipFile, "testzip", lambda _: None)  # holes have no checksums
-        for module in (locate, needs, paths):
+        for module in (locate, paths):
             patch.setattr(module, "fetch", stand_in)
         yield
     shutil.rmtree(folder)

@@ -74,7 +74,10 @@ REFERENCE = {
 }
 # The page to click, what it is written of, and where a page has a link to it: a comment, since it is in the site alone.
 LIVE = "explore_mini.html"
-SCENES = "clipself_seg/mini/world/mini/val"
+WORLD = "clipself_seg/mini/world/mini/val"
+SCENES = [
+    f"{WORLD}/{number:06d}.jpg" for number in (9, 12, 10, 11, 4, 8, 6)
+]  # broad ones: maps are above the fold
 MODELS = ("original=mini", "CLIPSelf=mini-clipself")
 LIVE_MARK = "<!-- the live page -->"
 LIVE_TEXT = "**Try it in your browser: heat maps of generated scenes, before and after CLIPSelf**"
@@ -117,7 +120,7 @@ def live_page() -> str:
     """The page to click, of `MODELS` on `SCENES`."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, LIVE)
-        words = ["explore", SCENES, "--words", "mini", "--model", *MODELS, "--output", str(page)]
+        words = ["explore", *SCENES, "--words", "mini", "--model", *MODELS, "--output", str(page)]
         subprocess.run([sys.executable, "-m", "clipself_seg", *words], cwd=ROOT, check=True)
         return page.read_text()
 

@@ -61,6 +61,7 @@ def export(args: argparse.Namespace) -> None:
         clipself-seg export --task semantic --model catseg-base --words "dog, grass, sky" -o model.onnx
         clipself-seg export --task detection --model my_run --words "dog, cat" -o model.onnx
         clipself-seg export --task panoptic --model my_run --words "dog, grass" --stuff grass -o model.onnx
+        clipself-seg export --task panoptic --model my_run --text-tower -o model.onnx
         clipself-seg export --model eva02-vitb16 -o onnx/
 
     Beside model.onnx are model.json (preprocessing, class names, inputs and outputs) and, where something

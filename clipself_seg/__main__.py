@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from clipself_seg import __version__
-from clipself_seg.errors import known, report_input_errors
-from clipself_seg.imports import HELP, OPTION
+try:
+    from clipself_seg import __version__
+    from clipself_seg.errors import known, report_input_errors
+    from clipself_seg.imports import HELP, OPTION
+except KeyboardInterrupt:  # before `report_input_errors` can say it
+    sys.exit(130)
 
 PROGRAM = "clipself-seg"
 

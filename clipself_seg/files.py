@@ -94,6 +94,9 @@ def naming_path(
     """
     try:
         yield
+    except shutil.Error as error:  # of `copytree`: a list of all files that fail, each with its text
+        reason = error.args[0][0][2].partition(":")[0]
+        raise OSError(errno.EIO, reason, os.fspath(path)) from error
     except OSError as error:
         own = error.filename is None or temporary and str(error.filename).startswith(f"{temporary}")
         if error.errno is None or not own:

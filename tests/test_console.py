@@ -173,6 +173,18 @@ def test_an_interruption_while_a_command_is_imported_is_a_sentence(monkeypatch, 
     assert capsys.readouterr().err.startswith("interrupted; what is complete stays: ")
 
 
+def test_an_interruption_before_anything_can_say_it_is_no_traceback():
+    code = (
+        "import runpy, sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'clipself_seg.errors': raise KeyboardInterrupt\n"
+        f"sys.meta_path.insert(0, Interrupted())\n{CALLS['clipself-seg']}"
+    )
+    done = run_python(code)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_an_interruption_that_a_library_turns_into_another_error_is_a_sentence(monkeypatch, capsys):
     """As torch's import does: numpy's falls within it, and fails when it is tried again."""
 

@@ -249,6 +249,19 @@ def test_a_full_disk_is_told_with_the_name_of_the_folder(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_disk_that_is_full_while_a_folder_is_copied_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "part")
+
+    (tmp_path / "from").mkdir()
+    for name in "ab":
+        (tmp_path / "from" / name).touch()
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "to") as made:
+        shutil.copytree(tmp_path / "from", made, copy_function=full, dirs_exist_ok=True)
+    assert caught.value.filename == str(tmp_path / "to")
+    assert caught.value.strerror == "[Errno 28] No space left on device"
+
+
 def test_json_comes_back_and_what_is_none_or_too_large_is_refused(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, None]}

@@ -76,6 +76,10 @@ class Texts:
         self.read: ReadRegions = functools.partial(dense_regions, clip)
         self._memory: dict[Hashable, Tensor] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """The attributes, for a copy, while another thread may add texts."""
+        return vars(self) | {"_memory": dict(self._memory)}
+
     def keep(
         self, asked: Hashable, compute: Callable[[], Tensor], module: nn.Module | None = None
     ) -> Tensor:

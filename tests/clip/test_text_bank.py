@@ -441,6 +441,16 @@ def test_a_copy_asks_its_own_tower(texts):
     assert torch.equal(copied.embed(CAT), -before) and torch.equal(texts.embed(CAT), before)
 
 
+def test_a_copy_is_made_while_another_thread_asks_for_texts(texts):
+    class Kept:
+        def __deepcopy__(self, memo):
+            texts._memory["of another thread"] = self
+            return self
+
+    texts._memory = {"a": Kept(), "b": Kept()}
+    assert [*copy.deepcopy(texts)._memory] == ["a", "b"]
+
+
 @torch.no_grad()
 def test_texts_under_autocast_and_without_are_kept_apart(texts, asked):
     exact = texts.embed(CAT)

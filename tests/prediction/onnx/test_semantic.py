@@ -176,6 +176,10 @@ def test_texts_of_three_scripts_have_clips_tokens():
     assert beside["cleaned"]("cr&egrave;me br&ucirc;l&eacute;e") == "crème brûlée"
     with pytest.raises(SystemExit, match="that Unicode .* lacks: leave it out"):
         beside["cleaned"]("ð²¬\xa0 \U00032b20")
+    reader = beside["Texts"].__new__(beside["Texts"])
+    reader.meta = {"most_words": None, "templates": ["a {}"]}
+    with pytest.raises(SystemExit, match="has an empty class name"):
+        reader.embed(["dog|"])
 
 
 @pytest.mark.heavy

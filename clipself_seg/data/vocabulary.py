@@ -251,10 +251,14 @@ class Vocabulary:
                 and underscores as spaces, for LVIS writes "dining_table" where COCO has "dining table". Nothing is
                 understood: "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
         """
-        shown = {name for c in trained.classes if c.seen is not False for name in c.names}
+        known = trained.shown(exact=exact)
         own = [set(entry.names) if exact else _plain(entry.names) for entry in self.classes]
-        known = shown if exact else _plain(shown)
         return np.array([not known.isdisjoint(names) for names in own], bool)
+
+    def shown(self, *, exact: bool) -> set[str]:
+        """Names of the classes that training shows, in the spelling that `seen_in` compares."""
+        names = {name for c in self.classes if c.seen is not False for name in c.names}
+        return names if exact else _plain(names)
 
     @property
     def thing(self) -> np.ndarray:

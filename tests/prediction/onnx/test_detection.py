@@ -15,7 +15,7 @@ from clipself_seg.commands.predict import SCORE_THRESHOLD
 from clipself_seg.heads.fvit.roi_heads import SIDE, pool_boxes
 from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.onnx import detection_graph
-from clipself_seg.prediction.onnx.detection_graph import DetectionGraph, graph_of, paired
+from clipself_seg.prediction.onnx.detection_graph import graph_of, paired
 from clipself_seg.prediction.task_predictors import DetectionPredictor
 from tests.models.fvit.test_model import WORDS, tiny
 from tests.prediction.onnx.exported import (
@@ -39,7 +39,7 @@ def test_the_graph_detects_what_the_model_does(predictor):
     image, count = predictor.mapper.resized(scene(0))["image"], 0
     for words, cut in zip(VOCABULARIES, (image[:, :75], image[:, :, :90])):
         predictor.set_vocabulary(words)
-        boxes, scores, classes = DetectionGraph(predictor.model)(cut[None].float())
+        boxes, scores, classes = graph_of(predictor).graph.module(cut[None].float())
         expected = predictor.model([{"image": cut}])[0]["instances"]
         torch.testing.assert_close(boxes, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
         torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
@@ -51,7 +51,7 @@ def test_the_graph_detects_what_the_model_does(predictor):
 @torch.no_grad()
 def test_no_box_is_pooled_as_a_point_of_which_openvino_takes_no_samples(predictor, monkeypatch):
     predictor.set_vocabulary(VOCABULARIES[0])
-    graph, strides = DetectionGraph(predictor.model), predictor.model.roi_head.strides
+    graph, strides = graph_of(predictor).graph.module.scorer, predictor.model.roi_head.strides
     levels = [torch.rand(1, 4, *[int(160 / stride)] * 2) for stride in strides]
     boxes = torch.tensor([[0.0, 0, 9, 12], [0, 0, 160, 160], [20, 30, 90, 110]])
     torch.testing.assert_close(

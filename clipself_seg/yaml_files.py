@@ -317,3 +317,18 @@ def lists_for_tuples(value: object) -> object:
     if isinstance(value, list | tuple):
         return [lists_for_tuples(item) for item in value]
     return value
+
+
+def option_pairs(opts: Sequence[str]) -> dict[str, str]:
+    """Keys and values of the words of a command line.
+
+    Raises:
+        InputError: an odd number of words; names the last one, or an option that stands among them.
+    """
+    odd = len(opts) % 2
+    keys = opts if odd else opts[::2]
+    if option := next((word for word in keys if str(word).startswith("--")), ""):
+        raise InputError(f"{option} stands behind a KEY VALUE pair: put it before the first one")
+    if odd:
+        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no value')
+    return dict(zip(opts[::2], opts[1::2]))

@@ -132,8 +132,8 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     """
     from detectron2.modeling import BACKBONE_REGISTRY
 
-    from clipself_seg.config.load import option_pairs
     from clipself_seg.imports import import_typed_modules
+    from clipself_seg.yaml_files import option_pairs
     from lab.tables.runs import typed_sources
     from lab.tables.table import runs_of_yours
 

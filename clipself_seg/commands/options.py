@@ -217,7 +217,8 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         typed: all words, for those that are keys and values of the configuration.
 
     Raises:
-        InputError: a configuration, inputs or weights that are not there, or class names that cannot be used.
+        InputError: a configuration, inputs or weights that are not there, class names that cannot be used, or a key
+            without a value.
     """
     config, inputs = getattr(args, "config_file", None), getattr(args, "images", None)
     words = getattr(args, "words", None)
@@ -232,6 +233,10 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         from clipself_seg.data.vocabulary import Vocabulary
 
         Vocabulary.of(words)
+    if opts := getattr(args, "opts", None):
+        from clipself_seg.yaml_files import option_pairs
+
+        option_pairs(opts)  # before keys of options are put beside those that were typed
     from clipself_seg.checkpoints.locate import refuse_lost
     from clipself_seg.choice import is_repository
 

@@ -176,6 +176,8 @@ def test_texts_of_three_scripts_have_clips_tokens():
     assert beside["cleaned"]("cr&egrave;me br&ucirc;l&eacute;e") == "crème brûlée"
     with pytest.raises(SystemExit, match="that Unicode .* lacks: leave it out"):
         beside["cleaned"]("ð²¬\xa0 \U00032b20")
+    with pytest.raises(SystemExit, match="has an empty name"):
+        beside["synonyms"]("dog|")
 
 
 @pytest.mark.heavy

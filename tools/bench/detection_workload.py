@@ -90,7 +90,8 @@ class DetectionWorkload(PartWorkload):
         with torch.device("meta"), torch.no_grad():
             resizers, neck, rpn, roi_heads = self._new_detector()
             taps = [torch.empty(1, self.width, self.cells, self.cells) for _ in self.taps]
-            levels = [torch.empty(1, CHANNELS, *size) for size in self.level_sizes]
+            sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]  # P2 to P6
+            levels = [torch.empty(1, CHANNELS, side, side) for side in sides]
             heads: Any = roi_heads
             rois = [
                 torch.empty(n, CHANNELS, s, s)
@@ -104,12 +105,6 @@ class DetectionWorkload(PartWorkload):
             ]
             flops = sum(map(count_flops, parts))
         return flops + pooling_flops(self.cells**2, self.outline.embed_dim, PROPOSALS.after)
-
-    @property
-    def level_sizes(self) -> list[tuple[int, int]]:
-        """Rows and columns of P2 to P6."""
-        sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]
-        return [(side, side) for side in sides]
 
     def _new_detector(self) -> tuple[TapResizers, FeaturePyramid, RPN, RoIHeads]:
         strides = [self.outline.patch_size * factor for factor in RELATIVE_STRIDES]

@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     if task == "models":
         from bench.models import measure_models
 
-        write_json(Path(path or "docs/measured/models.json"), measure_models(say))
+        write_json(Path(path or "docs/measured/models.json"), measure_models(args["only"], say))
         return
     common = {key: args[key] for key in COMMON}
     from bench import jobs

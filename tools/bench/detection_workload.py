@@ -27,7 +27,6 @@ from clipself_seg.heads.fvit.roi_heads import DetectionSettings, LossSettings, R
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
 BEHIND = "behind the tower"  # all but the tower
-Detector = Callable[[Setting, Maps, Tensor], Any]
 RULE, PROPOSALS = DetectionRule(1e-4, 0.5, 300), ProposalRule()  # of OV-LVIS
 
 
@@ -58,30 +57,27 @@ class DetectionWorkload(PartWorkload):
         return {
             **self._both(
                 BEHIND,
-                self._detect,
+                lambda maps: maps,
                 behind,
                 setup=lambda: self.maps,
                 given=4 * (4 * self.width + self.outline.embed_dim) * self.cells**2,
             ),
-            **self._both("image", self._image, tower + behind, setup=lambda: self.images),
+            **self._both("image", self._tower, tower + behind, setup=lambda: self.images),
         }
 
     def _both(
-        self, name: str, call: Callable[[Detector, Any], Any], flops: int, **how: Any
+        self, name: str, maps_of: Callable[[Any], tuple[Maps, Tensor]], flops: int, **how: Any
     ) -> dict[str, Run]:
         def ours(inputs: Any) -> Any:
             with torch.no_grad():
-                return call(our_detections, inputs)
+                return our_detections(self.setting, *maps_of(inputs))
 
         def plain(inputs: Any) -> Any:
             with stock_linear(), torch.no_grad():
-                return call(plain_detections, inputs)
+                return plain_detections(self.setting, *maps_of(inputs))
 
         runs = {name: ours, f"plain {name}": plain}
         return {key: Run(run, flops, memory=True, **how) for key, run in runs.items()}
-
-    def _image(self, detections: Detector, images: Tensor) -> Any:
-        return self._detect(detections, self._tower(images))
 
     def _tower(self, images: Tensor) -> tuple[Maps, Tensor]:
         """Taps and unit dense features of one pass."""
@@ -89,15 +85,13 @@ class DetectionWorkload(PartWorkload):
             maps = self.clip.features(images, [*self.taps, DENSE])
         return [maps[name] for name in self.taps], F.normalize(maps[DENSE].float(), dim=1)[0]
 
-    def _detect(self, detections: Detector, maps: tuple[Maps, Tensor]) -> Any:
-        return detections(self.setting, *maps)
-
     def _flops(self) -> int:
         """Operations behind the tower, counted by torch on tensors without memory."""
         with torch.device("meta"), torch.no_grad():
             resizers, neck, rpn, roi_heads = self._new_detector()
             taps = [torch.empty(1, self.width, self.cells, self.cells) for _ in self.taps]
-            levels = [torch.empty(1, CHANNELS, *size) for size in self.level_sizes]
+            sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]  # P2 to P6
+            levels = [torch.empty(1, CHANNELS, side, side) for side in sides]
             heads: Any = roi_heads
             rois = [
                 torch.empty(n, CHANNELS, s, s)
@@ -111,12 +105,6 @@ class DetectionWorkload(PartWorkload):
             ]
             flops = sum(map(count_flops, parts))
         return flops + pooling_flops(self.cells**2, self.outline.embed_dim, PROPOSALS.after)
-
-    @property
-    def level_sizes(self) -> list[tuple[int, int]]:
-        """Rows and columns of P2 to P6."""
-        sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]
-        return [(side, side) for side in sides]
 
     def _new_detector(self) -> tuple[TapResizers, FeaturePyramid, RPN, RoIHeads]:
         strides = [self.outline.patch_size * factor for factor in RELATIVE_STRIDES]

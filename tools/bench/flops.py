@@ -1,7 +1,7 @@
 """Counts floating-point operations of a task or a part of it: matrix products and convolutions, 2 for a multiply-add.
 
-torch's own counter counts on tensors without memory; fvcore's (`counted_by_fvcore`) counts beside it. What a formulation computes in vain, or twice
-(activation checkpointing), does not count.
+torch's own counter counts on tensors without memory, and fvcore's beside it (`counted_by_fvcore`). What a formulation
+computes in vain, or twice (activation checkpointing), does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from clipself_seg.clip import CLIP
 from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.clip.text import TextTower, texts_at_once
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
-from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg
 
 
@@ -170,48 +169,14 @@ def pooling_flops(cells: int, embed_dim: int, regions: int) -> int:
     return 2 * regions * cells * embed_dim
 
 
-def feature_flops(model: CATSeg, views: int) -> int:
-    """CLIP's dense and guiding features of so many windows."""
-    names = ("dense", *model.guidance_blocks)
-    return views * _count(model, lambda meta: meta.clip.features(_windows(meta), names))
-
-
-def upsample_flops(model: CATSeg, views: int) -> int:
-    """Bringing the guiding features to the decoder's sizes."""
-
-    def run(meta: CATSeg) -> None:
-        width = meta.clip.visual.feature_shapes()[meta.guidance_blocks[0]].channels
-        x = torch.empty(1, width, *meta.aggregator.sizes.grid, device="meta")
-        meta.upsample1(x)
-        meta.upsample2(x)
-
-    return views * _count(model, run)
-
-
-def aggregator_flops(model: CATSeg, views: int) -> int:
-    """Operations from features and texts to logits, the vocabulary for every window."""
-    sizes = model.aggregator.sizes
-    rows, columns = sizes.grid
-
-    def run(meta: CATSeg) -> None:
-        dense = torch.empty(sizes.text, rows, columns, device="meta")
-        first, second = (
-            torch.empty(channels, scale * rows, scale * columns, device="meta")
-            for channels, scale in zip(sizes.decoder_guidance, (2, 4))
-        )
-        meta.aggregator(dense[None], [Guidance(dense, (first, second))], texts_on_meta(meta))
-
-    return views * _count(model, run)
-
-
-def _count(model: CATSeg, function: Callable[[CATSeg], object]) -> int:
+def window_flops(model: CATSeg, windows: int) -> int:
+    """Logits of so many windows for the whole vocabulary, without the texts'."""
     meta = on_meta(model).requires_grad_(False)
+    text, side = texts_on_meta(meta), meta.layout.size
+    meta.texts.embed = lambda names, examples=(): text  # type: ignore[method-assign]
+    window = torch.empty(1, 3, side, side, device="meta")
     with torch.no_grad():
-        return count_flops(lambda: function(meta))
-
-
-def _windows(model: CATSeg) -> Tensor:
-    return torch.empty(1, 3, model.clip_size, model.clip_size, device="meta")
+        return windows * count_flops(lambda: meta.window_logits(window))
 
 
 def regions_flops(clip: CLIP, regions: int) -> int:

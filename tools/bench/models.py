@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,12 @@ NAMES = (
 WORDS, SIDE = "dog, grass, sky", 1024
 
 
-def measure_models(report: Callable[[str], None]) -> dict[str, Any]:
-    """Measures each model with random weights, on one thread of the CPU.
+def measure_models(only: Sequence[str], report: Callable[[str], None]) -> dict[str, Any]:
+    """Measures models with random weights, on one thread of the CPU.
+
+    Args:
+        only: names of `NAMES`; () for all.
+        report: called with the progress.
 
     Returns:
         "models" (by name: "seconds" of the processor for an image of noise that is not the first one; "tower", its
@@ -33,7 +37,7 @@ def measure_models(report: Callable[[str], None]) -> dict[str, Any]:
     torch.set_num_threads(1)
     pixels = np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8)
     models: dict[str, Any] = {}
-    for name in NAMES:
+    for name in only or NAMES:
         choice = find_model(name, None, None)
         random = [*choice.opts, "MODEL.CLIP.WEIGHTS", "random" if choice.clip else ""]
         model = load("random", config_file=choice.config_file, opts=random, device="cpu")

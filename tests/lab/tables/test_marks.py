@@ -10,21 +10,17 @@ from lab.tables import marks
 def test_a_mark_goes_where_no_commit_up_to_the_record_changes_code(tmp_path, monkeypatch):
     monkeypatch.setattr(marks, "ROOT", tmp_path)
 
-    def git(*words):
-        user = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.com")
-        command = ["git", "-C", tmp_path, *user, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    user = "-c user.name=somebody -c user.email=somebody@example.com"
 
     def commit(name, content):
         write_json(tmp_path / name, content)
-        git("add", ".")
-        git("commit", "-q", "-m", name)
-        return git("rev-parse", "HEAD")[:12]
+        for words in ("init -q", "add .", f"{user} commit -qm {name}"):
+            subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+        return marks._commits()[0][:12]
 
     def record(commit, date):
         return {"provenance": {"commit": f"{commit}+dirty", "date": date}, "minutes": 2.5}
 
-    git("init", "-q")
     first = commit("clipself_seg/loss.py", 1)
     commit("tools/lab/tables/1a.yaml", {})  # its runs are in the names of records
     commit("runs/same.json", record(first, "10:00"))

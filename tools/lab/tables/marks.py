@@ -29,21 +29,23 @@ def unmark(runs: Iterable[Run], folder: Path) -> Iterator[str]:
     for run in runs:
         path = folder / f"{run.name}.json"
         record = read_json(path)
-        commit, mark, _ = record["provenance"]["commit"].partition(MARK)
+        origin = record["provenance"]
+        commit, mark, _ = origin["commit"].partition(MARK)
         if not mark:
             continue
-        later = ("--ancestry-path", f"{commit}..HEAD")
-        kept = _commits("--reverse", *later, "-S", record["provenance"]["date"], "--", str(path))
-        since = ("--no-merges", "--ancestry-path", f"{commit}..{(kept or [commit])[0]}")
-        if not kept or _commits(*since, "--", *CODE, *TABLES):
+        later = ("--ancestry-path", f"{commit}..HEAD", "-S", origin["date"], "--", str(path))
+        keeper = [commit, *_commits(*later)][-1]
+        since = ("--no-merges", "--ancestry-path", f"{commit}..{keeper}", "--", *CODE, *TABLES)
+        if keeper == commit or _commits(*since):
             yield f"not shown, {record['minutes']:.1f} core-minutes: {run.name} of {commit}{MARK}"
             continue
-        shown = f"no commit from it to {kept[0][:12]}, which keeps this, changes {', '.join(CODE)}"
-        record["provenance"] |= {"commit": commit, "unmarked": shown}
+        shown = f"no commit from it to {keeper[:12]}, which keeps this, changes {', '.join(CODE)}"
+        record["provenance"] = origin | {"commit": commit, "unmarked": shown}
         write_json(path, record)
         yield f"shown: {run.name} of {commit}: {shown}"
 
 
 def _commits(*words: str) -> list[str]:
+    """The commits that git's log has with some options, the latest first."""
     command = ["git", "-C", str(ROOT), "log", "--format=%H", *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

@@ -93,8 +93,8 @@ class ModelChoice(NamedTuple):
     """A model that somebody means.
 
     Attributes:
-        task: one of `TASKS`; empty for a repository of the hub, which has to be fetched to know.
-        config_file: its configuration; empty for a folder of `save_pretrained` and a repository of the hub.
+        task: one of `TASKS`.
+        config_file: its configuration; empty for a folder of `save_pretrained`.
         weights: its weights, as configurations name them; None for those of the configuration.
         opts: further keys and values in turn.
         key: key of the configuration that takes the weights.
@@ -157,11 +157,11 @@ def find_model(
         choice = _named(DEFAULTS[task or TASKS[0]] if named is None else named, task)
         if task in TASKS[1:] and choice.clip:
             choice = _naming_masks(choice, task)
-    if task and choice.task and task != choice.task:
+    if task and task != choice.task:
         raise InputError(
             f"{config_file or named} does {choice.task}, not {task}: leave out the task, or name another model"
         )
-    return choice._replace(task=choice.task or task or "")
+    return choice
 
 
 def require_task(task: str | None) -> None:
@@ -182,26 +182,6 @@ def is_repository(model: str) -> bool:
     if model.startswith(locate.HUB):
         return not locate.hub_name(model).file
     return bool(HUB_NAME.fullmatch(model)) and not model.endswith(locate.SUFFIXES)
-
-
-def fetched(model: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """A model as it is given; in place of a repository of the hub, "org/name" or "org/name@revision", its folder, which
-    is fetched once.
-
-    Raises:
-        InputError: no such repository, or it cannot be fetched.
-    """
-    if not isinstance(model, str) or not is_repository(model):
-        return model
-    stated = model.startswith(locate.HUB)
-    try:
-        return locate.hub_folder(
-            locate.hub_name(model if stated else f"{locate.HUB}{model}"), [CONFIG], FOLDER_FILES[1:]
-        )
-    except NotFetched as error:
-        if stated:
-            raise
-        raise NotFetched(f"no folder {model} is here, and {error}") from None
 
 
 def find_distillation(model: str | None = None) -> ModelChoice:
@@ -272,7 +252,7 @@ def find_clip(weights: str) -> tuple[str, str]:
     choice = of_weights(weights) or find_model(weights)
     if not choice.clip:
         raise InputError(
-            f"{weights} is a model for {choice.task or 'a task'}, and no CLIP alone: name a CLIP"
+            f"{weights} is a model for {choice.task}, and no CLIP alone: name a CLIP"
         )
     return choice.clip, choice.weights or weights
 
@@ -299,7 +279,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if choice := of_weights(model):
             return choice
         if is_repository(model):
-            return ModelChoice("", "", model)
+            return _named(str(_fetched(model)), task)
         if locate.is_remote(model):
             raise InputError(
                 f"{model[:200]} does not say which model it belongs to: name its configuration"
@@ -332,6 +312,21 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if place.is_dir():
             raise InputError(f"{place} has no {' and no '.join(RUN_FILES)}: name a file of weights")
     return _configured(str(config), str(place))
+
+
+def _fetched(model: str) -> Path:
+    """The folder of a repository of the hub, see `is_repository`, which is fetched once.
+
+    Raises:
+        NotFetched: no such repository, or it cannot be fetched.
+    """
+    name = locate.hub_name(locate.HUB + model.removeprefix(locate.HUB))
+    try:
+        return locate.hub_folder(name, [CONFIG], FOLDER_FILES[1:])
+    except NotFetched as error:
+        if model.startswith(locate.HUB):
+            raise
+        raise NotFetched(f"no folder {model} is here, and {error}") from None
 
 
 def _configured(config_file: str, weights: str | None) -> ModelChoice:

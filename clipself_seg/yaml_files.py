@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import yaml
-from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.errors import InputError, known, nearest
@@ -34,6 +33,7 @@ NAMES = CONFIGS / "names.yaml"
 TOWERS = CONFIGS / "towers"
 RECIPES = CONFIGS / "recipes"  # of fine-tuning; each has a section for every model that it is for
 FRAGMENTS = (TOWERS, RECIPES)  # what "+" lays over a task's file
+BASE_KEY = "_BASE_"  # as fvcore has it, whose import takes a while
 # Sections of a file that are read with one MODEL.META_ARCHITECTURE or MODEL.CLIP.NAME alone: what a tower changes in a
 # task, and the paper in a tower.
 SECTIONS_KEY = "_FOR_"

@@ -182,11 +182,11 @@ def _of_hub(name: HubName) -> dict[str, Any]:
 
     Asks the hub for its first page before: without a network huggingface_hub would try again for half a minute.
     """
-    import httpx
+    from huggingface_hub.utils import get_session
 
     cache = weights_folder() / "hub"
     if not download.is_offline():
-        httpx.head(endpoint(), timeout=download.SECONDS)
+        get_session().head(endpoint(), timeout=download.SECONDS)
     how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
     return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": download.SECONDS}
 

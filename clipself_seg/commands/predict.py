@@ -182,7 +182,7 @@ def main(args: argparse.Namespace) -> int:
 def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
     from clipself_seg.checkpoints.needs import fetch_needed
-    from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, fetched, find_model
+    from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, find_model
 
     for name in NOT_RAY if args.ray else RAY_ONLY:
         if getattr(args, name):
@@ -204,13 +204,11 @@ def _settle(args: argparse.Namespace) -> str:
                 raise InputError(
                     f"{args.model} is a model for {own.task}, and no CLIP alone, which --masks needs: name a CLIP"
                 )
-    if args.config_file is None:
-        args.model = fetched(args.model)
     choice = find_model(args.model, args.task, args.config_file)
     if args.model is None and args.config_file is None:
         reason = "it names these masks" if args.masks else REASONS[choice.task]
         options.say_model(str(choice.weights), reason)
-    chosen = choice.task or TASKS[0]
+    chosen = choice.task
     options.refuse_other_tasks(main.parser(), args, chosen)
     for name in args.save or ():
         if name not in SAVE[chosen]:
@@ -251,7 +249,6 @@ def _keys(args: argparse.Namespace) -> list[Any]:
 
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     """The words, and the examples of theirs and of further classes."""
-    from clipself_seg.data.examples import read_example
     from clipself_seg.data.vocabulary import Vocabulary
 
     if args.words is None and not args.example:
@@ -263,7 +260,10 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         if args.words is None
         else Vocabulary.of(args.words)
     )
-    for name, example in map(read_example, args.example):
+    for given in args.example:
+        from clipself_seg.data.examples import read_example  # OpenCV, which takes a while
+
+        name, example = read_example(given)
         words = words.with_examples({name: [example]})
     return words
 

@@ -89,7 +89,6 @@ def main(args: argparse.Namespace) -> int:
     for package in ("fastapi", "uvicorn"):
         of_extra(package, "serve", "demo")
     _check(args)
-    choose_clips(args)
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(_listening(args.host, args.port, args.public))
         # Embeddings of words would fill the user's cache; these go with the server.
@@ -142,6 +141,7 @@ def _listening(host: str, port: int, public: bool = False) -> Iterator[socket.so
 
 
 def _app(args: argparse.Namespace) -> FastAPI:
+    choose_clips(args)
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.answers import Limits
     from clipself_seg.explore.server import make_app

@@ -45,11 +45,9 @@ def main(names: Sequence[str], every: bool) -> int:
         names = list(filter(_is_here, of))
     names = [name.removeprefix(locate.HUB) for name in names]
     names = [MASK_MODELS[name].repository if name in MASK_MODELS else name for name in names]
-    unknown = [name for name in names if name not in of]
-    if unknown or not names:
-        none = "none is on this machine" if every else "none is named"
-        what = f"no published outputs are known of {', '.join(unknown)}" if unknown else none
-        raise InputError(f"{what}: name or fetch weights that have some: {', '.join(of)}")
+    if not names or {*names} - {*of}:
+        known = f"no published outputs are known of {', '.join(names)}" if names else "none is here"
+        raise InputError(f"{known}: name or fetch weights that have some: {', '.join(of)}")
     used = {row.image: images[row.image] for name in names for row in of[name] if row.image}
     configurations = {name: of[name][0].values(name) for name in names}
     lost: dict[str, str] = {}  # name of an image or of weights -> why it cannot be had

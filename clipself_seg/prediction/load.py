@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.needs import fetch_needed
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.choice import CLIP_KEY, ModelChoice, fetched, find_model
+from clipself_seg.choice import CLIP_KEY, ModelChoice, find_model
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses
 from clipself_seg.errors import InputError
@@ -49,8 +49,6 @@ def load(
     Raises:
         InputError: the model is unknown, does another task, cannot be fetched or does not fit its configuration.
     """
-    if config_file is None:  # beside one it is a file of weights
-        model = fetched(model)
     choice = find_model(model, task, config_file)
     given = [*opts, *([] if device is None else ["MODEL.DEVICE", device])]
     build: Any = PREDICTORS[choice.task]  # by `configurable`

@@ -24,7 +24,6 @@ import numpy as np
 import safetensors.torch
 import yaml
 from detectron2.config import CfgNode
-from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_name
@@ -44,7 +43,7 @@ from clipself_seg.models.build import registered_model
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.provenance import provenance
 from clipself_seg.schema import OBJECT, check
-from clipself_seg.yaml_files import leaves, lists_for_tuples, read_tree
+from clipself_seg.yaml_files import BASE_KEY, leaves, lists_for_tuples, read_tree
 
 if TYPE_CHECKING:
     from clipself_seg.prediction.predictor import ImagePredictor

@@ -71,8 +71,14 @@ def export(args: argparse.Namespace) -> None:
     by more than 1e-4 of the largest value, nothing is written.
     Needs: pip install "clipself_seg[export]"
     """
+    from clipself_seg.checkpoints.needs import fetch_needed
+    from clipself_seg.choice import TRAINED, find_model
+
     if not (args.model or args.config_file):
-        raise InputError("no model: name one, such as --model eva02-vitb16")
+        raise InputError(
+            f"no model: name one, such as --model {TRAINED.get(args.task, TRAINED['semantic'])}"
+        )
+    fetch_needed(find_model(args.model, args.task, args.config_file).values(args.opts))
     from clipself_seg.prediction.onnx.export import export as write
 
     sys.stdout.write(

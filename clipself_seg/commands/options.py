@@ -233,11 +233,13 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
 
         Vocabulary.of(words)
     from clipself_seg.checkpoints.locate import refuse_lost
+    from clipself_seg.choice import is_repository
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
     files = [given for key, given in pairs.items() if key.endswith(("WEIGHTS", "VISUAL_INIT"))]
     for given in (weights, *files):
-        refuse_lost(given if isinstance(given, str) else "")
+        if isinstance(given, str) and not (given == weights and is_repository(given)):
+            refuse_lost(given)
 
 
 def flag(options: Options, name: str, text: str) -> None:

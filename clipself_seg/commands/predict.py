@@ -182,7 +182,7 @@ def main(args: argparse.Namespace) -> int:
 def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
     from clipself_seg.checkpoints.needs import fetch_needed
-    from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, find_model
+    from clipself_seg.choice import MINI, MINI_MASKS_CONFIG, REASONS, TASKS, fetched, find_model
 
     for name in NOT_RAY if args.ray else RAY_ONLY:
         if getattr(args, name):
@@ -191,9 +191,9 @@ def _settle(args: argparse.Namespace) -> str:
     if args.task in TASKS:
         options.refuse_other_tasks(main.parser(), args, args.task)
     if args.masks is not None:
-        from clipself_seg.data.given_masks import MaskFolder
-
         if _is_folder(args.masks):
+            from clipself_seg.data.given_masks import MaskFolder
+
             MaskFolder(args.masks)  # refuses what is no folder
         if args.config_file is None:
             args.task = args.task or "panoptic"
@@ -204,6 +204,8 @@ def _settle(args: argparse.Namespace) -> str:
                 raise InputError(
                     f"{args.model} is a model for {own.task}, and no CLIP alone, which --masks needs: name a CLIP"
                 )
+    if args.config_file is None:
+        args.model = fetched(args.model)
     choice = find_model(args.model, args.task, args.config_file)
     if args.model is None and args.config_file is None:
         reason = "it names these masks" if args.masks else REASONS[choice.task]

@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipself_seg.commands.explore import add_model_options, heat_models, of_scenes
+from clipself_seg.commands.explore import add_model_options, choose_clips, heat_models, of_scenes
 from clipself_seg.commands.options import (
     WORDS,
     CommandLine,
@@ -89,6 +89,7 @@ def main(args: argparse.Namespace) -> int:
     for package in ("fastapi", "uvicorn"):
         of_extra(package, "serve", "demo")
     _check(args)
+    choose_clips(args)
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(_listening(args.host, args.port, args.public))
         # Embeddings of words would fill the user's cache; these go with the server.

@@ -140,7 +140,9 @@ def run(args: argparse.Namespace) -> None:
         )
     for name in cfg.DATASETS[key]:  # before weights are fetched
         if name in DATASETS:
-            require_files(name, DATASETS[name], otherwise=f"; or leave it out of DATASETS.{key}")
+            others = tuple(other for other in cfg.DATASETS[key] if other != name)
+            left = f', DATASETS.{key} "{others}"' if others else f" of DATASETS.{key}"
+            require_files(name, DATASETS[name], otherwise=f"; or leave it out{left}")
     values = {name: value for name, (value, _) in load.values_and_defaults(cfg).items()}
     fetch_needed(values, texts=bool(cfg.DATASETS.TEST) or architecture(cfg).task() != "regions")
     cfg = fetch_addresses(cfg)

@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.needs import fetch_needed
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.choice import CLIP_KEY, ModelChoice, find_model
+from clipself_seg.choice import CLIP_KEY, ModelChoice, fetched, find_model
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import architecture
-from clipself_seg.prediction.pretrained import fetched, from_folder
+from clipself_seg.prediction.pretrained import from_folder
 from clipself_seg.prediction.task_predictors import PREDICTORS, BoxesOfSegments
 
 logger = logging.getLogger(__name__)

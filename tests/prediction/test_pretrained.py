@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from clipself_seg.choice import FOLDER_FILES, fetched
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import KEYS
@@ -26,7 +27,6 @@ from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     MOST_BYTES,
-    fetched,
     from_folder,
     read_folder_config,
     write_folder_config,
@@ -94,7 +94,7 @@ def test_what_is_read_back_predicts_the_same_bit_for_bit(saved, name):
 
 def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
     _, folder = saved("PanopticPredictor")
-    assert {path.name for path in folder.iterdir()} == {*pretrained.FILES}
+    assert {path.name for path in folder.iterdir()} == {*FOLDER_FILES}
     header, card = (folder / "README.md").read_text().split("---\n")[1:3]
     stated = yaml.safe_load(header)
     assert (stated["license"], stated["pipeline_tag"]) == ("apache-2.0", "image-segmentation")

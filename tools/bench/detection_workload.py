@@ -14,14 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.case import IMAGE_SIZE, Case, PartWorkload, noise, seeded
-from bench.detection_formulations import (
-    Formulation,
-    Maps,
-    Setting,
-    detect,
-    our_formulation,
-    plain_formulation,
-)
+from bench.detection_formulations import Maps, Setting, our_detections, plain_detections
 from bench.flops import count_flops, pooling_flops, tower_flops
 from bench.measure import Run
 from clipself_seg.clip.linear import stock_linear
@@ -34,6 +27,7 @@ from clipself_seg.heads.fvit.roi_heads import DetectionSettings, LossSettings, R
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
 BEHIND = "behind the tower"  # all but the tower
+Detector = Callable[[Setting, Maps, Tensor], Any]
 RULE, PROPOSALS = DetectionRule(1e-4, 0.5, 300), ProposalRule()  # of OV-LVIS
 
 
@@ -73,27 +67,21 @@ class DetectionWorkload(PartWorkload):
         }
 
     def _both(
-        self, name: str, call: Callable[[Formulation, Any], Any], flops: int, **how: Any
+        self, name: str, call: Callable[[Detector, Any], Any], flops: int, **how: Any
     ) -> dict[str, Run]:
-        ours = Run(self._ours(call), flops, memory=True, **how)
-        return {name: ours, f"plain {name}": ours._replace(call=self._plain(call))}
-
-    def _image(self, pieces: Formulation, images: Tensor) -> Any:
-        return self._detect(pieces, self._tower(images))
-
-    def _ours(self, call: Callable[[Formulation, Any], Any]) -> Callable[[Any], Any]:
-        def run(inputs: Any) -> Any:
+        def ours(inputs: Any) -> Any:
             with torch.no_grad():
-                return call(our_formulation(self.setting), inputs)
+                return call(our_detections, inputs)
 
-        return run
-
-    def _plain(self, call: Callable[[Formulation, Any], Any]) -> Callable[[Any], Any]:
-        def run(inputs: Any) -> Any:
+        def plain(inputs: Any) -> Any:
             with stock_linear(), torch.no_grad():
-                return call(plain_formulation(self.setting), inputs)
+                return call(plain_detections, inputs)
 
-        return run
+        runs = {name: ours, f"plain {name}": plain}
+        return {key: Run(run, flops, memory=True, **how) for key, run in runs.items()}
+
+    def _image(self, detections: Detector, images: Tensor) -> Any:
+        return self._detect(detections, self._tower(images))
 
     def _tower(self, images: Tensor) -> tuple[Maps, Tensor]:
         """Taps and unit dense features of one pass."""
@@ -101,8 +89,8 @@ class DetectionWorkload(PartWorkload):
             maps = self.clip.features(images, [*self.taps, DENSE])
         return [maps[name] for name in self.taps], F.normalize(maps[DENSE].float(), dim=1)[0]
 
-    def _detect(self, pieces: Formulation, maps: tuple[Maps, Tensor]) -> Any:
-        return detect(pieces, self.setting, *maps)
+    def _detect(self, detections: Detector, maps: tuple[Maps, Tensor]) -> Any:
+        return detections(self.setting, *maps)
 
     def _flops(self) -> int:
         """Operations behind the tower, counted by torch on tensors without memory."""

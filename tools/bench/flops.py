@@ -1,17 +1,20 @@
 """Counts floating-point operations of a task or a part of it: matrix products and convolutions, 2 for a multiply-add.
 
-torch's own counter counts on tensors without memory. What a formulation computes in vain, or twice
+torch's own counter counts on tensors without memory; fvcore's (`counted_by_fvcore`) counts beside it. What a formulation computes in vain, or twice
 (activation checkpointing), does not count.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,6 +33,34 @@ def count_flops(function: Callable[[], object]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+# Operators that both counters count, by fvcore's names; its further ones are norms.
+ATTENTION = "scaled_dot_product_attention"
+PRODUCTS = ("conv", "linear", "matmul", ATTENTION)
+
+
+def counted_by_fvcore(tower: ImageTower, images: Tensor) -> Counter[str]:
+    """Multiply-adds of a tower's dense features by operator, as fvcore counts them; it computes them."""
+
+    class Dense(nn.Sequential):
+        """The dense features as a module, which fvcore traces."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return tower.dense(images)
+
+    def attention(inputs: list[Any], outputs: list[Any]) -> int:
+        """Two products, in an operator that fvcore does not know."""
+        query, key = (value.type().sizes() for value in inputs[:2])
+        return 2 * math.prod(query) * int(key[-2])
+
+    with torch.no_grad():
+        counted = FlopCountAnalysis(Dense(tower), images).set_op_handle(
+            f"aten::{ATTENTION}", attention
+        )
+        counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        counts: Counter[str] = counted.by_operator()
+    return counts
 
 
 class TowerFlops(NamedTuple):

@@ -46,9 +46,7 @@ def _export_options(parser: options.CommandLine) -> None:
     )
     output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
     parser.add_argument("-o", "--output", required=True, help=output)
-    options.flag(
-        parser, "--text-tower", "write the text tower too, for class names that are given later"
-    )
+    options.flag(parser, "--text-tower", "the text tower too, for class names given later")
     rare = options.group(parser, rare=True)
     options.value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare, "the configuration")

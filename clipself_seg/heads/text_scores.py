@@ -86,13 +86,12 @@ def class_logits(
         synonyms: number of texts of each of the K classes; None: each text is a class.
         scale: factor of the cosines, a positive scalar.
     """
+    if synonyms is not None:
+        assert sum(synonyms) == len(text_SE) and min(synonyms, default=0) >= 1
     with full_precision(embeddings.device):
         unit_SE = F.normalize(text_SE.float(), dim=-1)
         logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ unit_SE.T)
-    if synonyms is None:
-        return logits
-    assert sum(synonyms) == len(text_SE) and min(synonyms, default=0) >= 1, "a text for every class"
-    if max(synonyms) == 1:
+    if synonyms is None or max(synonyms) == 1:
         return logits
     class_of_S = torch.repeat_interleave(torch.tensor(synonyms))
     class_of_S = class_of_S.to(logits.device, non_blocking=QUEUES)

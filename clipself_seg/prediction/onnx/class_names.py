@@ -101,14 +101,13 @@ def open_names(
         InputError: the tower's tokenizer is not CLIP's.
     """
     tokenizer = tokenizer_of(clip)
-    if tokenizer is None:
+    if tokenizer is None or not isinstance(clip, CLIP):
         raise InputError(
             f"{clip.name} has another tokenizer than CLIP's, which is not exported: give the class names now"
         )
-    assert isinstance(clip, CLIP)
     graph, metadata = export.graph, export.metadata
     metadata |= {"templates": texts, "context_length": clip.context_length}
-    sizes: dict[str, Mapping[int, str]] = {}
+    sizes: dict[str, dict[int, str]] = {}
     if exact is not None:
         sizes["seen"] = {0: "K"}
         names = None if trained is None else sorted(trained.shown(exact=exact))
@@ -123,10 +122,8 @@ def open_names(
         alone = by_class(rows, [len(own) for own in names])[:, :, None]
         return [*seen, *(alone.repeat(1, 1, len(around), 1) for around in texts.values())]
 
-    graph.inputs = {**graph.inputs, **dict(zip(sizes, given(TRACED)))}
-    graph.sizes = {**graph.sizes, **sizes}
-    pairs = zip(graph.checks, COMPARED, strict=True)
-    graph.checks = ((*images, *given(words)) for images, words in pairs)
+    graph.inputs |= zip(sizes, given(TRACED))
+    graph.sizes |= sizes
+    graph.checks = ((*images, *given(words)) for images, words in zip(graph.checks, COMPARED))
     export.further = {"_text.onnx": text_graph(clip, unit=False)}
-    beside = {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}
-    export.beside = {**export.beside, **beside}
+    export.beside |= {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}

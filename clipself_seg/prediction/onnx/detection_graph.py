@@ -103,8 +103,7 @@ class DetectionGraph(nn.Module):
             texts: (K, S, P, E).
         """
         model, heads = self.model, self.model.roi_head
-        text_KE = class_names.of_classes(class_names.of_names(texts))
-        text = torch.cat([text_KE, self.background])
+        text = torch.cat([class_names.of_classes(class_names.of_names(texts)), self.background])
         height, width = images.shape[2:]
         pixels = (images - model.pixel_mean) / model.pixel_std
         square = F.pad(pixels, (0, model.side - width, 0, model.side - height))

@@ -19,9 +19,8 @@ from clipself_seg.prediction.onnx.towers import export_towers
 from clipself_seg.prediction.predictor import ImagePredictor
 
 SUFFIX = ".onnx"
-# Endings of the files that belong to one export, behind its stem.
-OF_MODEL = (SUFFIX, ".onnx.data", ".json", ".py")
-OF_TEXT_TOWER = ("_text.onnx", "_text.onnx.data", "_tokenizer.json", "_texts.py")
+# Endings of the files that belong to one export, behind its stem: its own, and those of its text tower.
+ENDINGS = ".onnx .onnx.data .json .py _text.onnx _text.onnx.data _tokenizer.json _texts.py".split()
 NO_NAMES = (
     'no class names: give words such as "dog, grass, sky"; or ask for the text tower, to give them to '
     "the file later; or name a folder, for the two towers of a CLIP"
@@ -101,7 +100,7 @@ def _file(path: str | os.PathLike[str], has_names: bool) -> Path | None:
     """
     file = Path(path)
     if file.suffix == SUFFIX:
-        require_free([file.with_name(file.stem + end) for end in (*OF_MODEL, *OF_TEXT_TOWER)])
+        require_free([file.with_name(file.stem + end) for end in ENDINGS])
         return file
     if has_names:
         raise InputError(

@@ -50,7 +50,7 @@ class ZeroShotGraph(nn.Module):
         dense_EBhw = self.clip.dense(pixels).transpose(0, 1)
         cosines_NBhw = cosine_cost(dense_EBhw, texts_KSE.flatten(0, 1)[:, None])[0]
         # As `class_probabilities`: of each class the best probability among all names that there are.
-        logits_BhwN = self.scale * cosines_NBhw.permute(1, 2, 3, 0)
+        logits_BhwN = self.scale * cosines_NBhw.movedim(0, 3)
         logits_BhwKS = class_names.of_each_class(logits_BhwN, texts_KSE)
         cells_BKhw = logits_BhwKS.flatten(3).softmax(3).view_as(logits_BhwKS).amax(4).movedim(3, 1)
         size = (cells_BKhw.shape[2] * patch, cells_BKhw.shape[3] * patch)
@@ -123,16 +123,17 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
         )
     model, mapper = predictor.model, predictor.mapper
     module: nn.Module
-    if isinstance(model, CATSeg):
+    if isinstance(model, ZeroShotSegmenter):
+        module, count = ZeroShotGraph(model), 2
+        sentences = class_names.sentences(model.bank.templates)
+        side, stride, canvas, most = model.windows.size, model.windows.stride, 0, 0
+    else:
+        assert isinstance(model, CATSeg)
         module, count = CATSegGraph(model), 1
         sentences = class_names.sentences(model.texts.templates, clean=False)
         layout = model.layout
         side = layout.size if model.evaluation.sliding else 0
         stride, canvas, most = layout.stride, layout.canvas, model.aggregator.sizes.pad_len
-    else:
-        module, count = ZeroShotGraph(model), 2
-        sentences = class_names.sentences(model.bank.templates)
-        side, stride, canvas, most = model.windows.size, model.windows.stride, 0, 0
     metadata = metadata_of(predictor) | {
         "preprocessing": PREPROCESSING.format(rule=mapper.size_rule()),
         "short_side": mapper.min_size,
@@ -152,18 +153,17 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
     if text_tower:
         metadata["most_words"] = most - 1 if most else None
         class_names.open_names(export, model.clip, {"texts": sentences})
+    elif isinstance(model, ZeroShotSegmenter):
+        rows, members_KS = model._texts(model.classes)
+        counts = [1] * len(members_KS) if model.synonyms == "mean" else model.classes.synonyms
+        graph.module = class_names.NamesInside(
+            module, class_names.by_class(rows, counts)[:, :, None]
+        )
     else:
-        graph.module = class_names.NamesInside(module, _texts_inside(model))
+        assert isinstance(model, CATSeg)
+        texts_KPE = model.texts.embed(model.names, model.classes.examples)
+        graph.module = class_names.NamesInside(module, texts_KPE[:, None])
     return export
-
-
-def _texts_inside(model: CATSeg | ZeroShotSegmenter) -> Tensor:
-    """Embeddings (K, S, P, E) of the class names that are set, of which P or S is 1 where the model has the mean."""
-    if isinstance(model, CATSeg):
-        return model.texts.embed(model.names, model.classes.examples)[:, None]
-    rows, members_KS = model._texts(model.classes)
-    counts = [1] * len(members_KS) if model.synonyms == "mean" else model.classes.synonyms
-    return class_names.by_class(rows, counts)[:, :, None]
 
 
 def _checks(side: int, count: int) -> Iterator[tuple[Tensor]]:

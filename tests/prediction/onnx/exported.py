@@ -45,6 +45,17 @@ def script_of(export, folder: Path) -> dict:
     return runpy.run_path(str(folder / "model.py"))
 
 
+def texts_of(export, folder: Path, words: list[str], monkeypatch) -> dict[str, np.ndarray]:
+    """What the script of a text tower makes of words beside `script_of`, with torch in place of the tower's file."""
+    pytest.importorskip("tokenizers")
+    tower = Session(export.further["_text.onnx"].module)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_: tower)
+    (folder / "model_tokenizer.json").write_text(export.beside["_tokenizer.json"])
+    (folder / "model_texts.py").write_text(export.beside["_texts.py"])
+    texts = runpy.run_path(str(folder / "model_texts.py"))["Texts"]
+    return texts(folder / "model").inputs(words)
+
+
 def run_without_torch(script: Path, image: np.ndarray, *words: str) -> list[list[str]]:
     """Words of each line that a script prints about an image, in a Python that cannot import torch."""
     (script.parent / "torch.py").write_text('raise ImportError("no torch here")\n')

@@ -24,6 +24,7 @@ from tests.prediction.onnx.exported import (
     run_without_torch,
     scene,
     script_of,
+    texts_of,
 )
 
 VOCABULARIES = {"red star, blue circle|azure disc, grass|lawn": "grass", "yellow ring, sand": ""}
@@ -101,6 +102,27 @@ def test_the_script_finds_the_segments_of_the_predictor(predictor, tmp_path):
     assert count > 2
 
 
+@pytest.mark.parametrize("kind", ["mini", "FC-CLIP", "one pass"])
+def test_names_given_later_are_found_as_by_torch(kind, predictor, tmp_path, monkeypatch):
+    words, image = ["red star", "blue_circle|azure disc|grass", "Green-Square", "sand"], scene(1)
+    own = predictor if kind == "mini" else of_model(model_of(*MODELS[kind]), predictor)
+    export = graph_of(own, text_tower=True)
+    script, texts = script_of(export, tmp_path), texts_of(export, tmp_path, words, monkeypatch)
+    own.set_vocabulary(words, stuff="azure disc, sand")
+    assert texts["seen"].tolist() == own.given.seen.tolist() == [False, True, False, True]
+    things = script["things_of"](words, ["Azure disc", "sand"])
+    with pytest.raises(SystemExit, match='stuff "sky" is none of the class names'):
+        script["things_of"](words, ["sky"])
+    session, inputs = Session(export.graph.module), {
+        "images": np.float32(image).transpose(2, 0, 1)[None]
+    }
+    wanted = Session(graph_of(own).graph.module).run(None, inputs)
+    for one, other in zip(session.run(None, inputs | texts), wanted):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    found = script["segment"](session, image, words, things, **texts)
+    assert same_segments(*found, own(image)) or kind != "mini"
+
+
 def same_segments(ids: np.ndarray, segments: list, expected) -> int:
     """Compares the segments of a script with those of a predictor, and returns their number."""
     names = {one["id"]: (one["name"].split("|")[0], one["isthing"]) for one in segments}
@@ -154,6 +176,7 @@ DIFFUSION = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHT
     ("opts", "said"),
     [
         (GIVEN, "SOURCE is masks, so that nothing generates any"),
+        ((*FCCLIP, *NAMED_BY_VIT), "named by those of another CLIP, ViT-Mini-8"),
         ((*DIFFUSION, "MODEL.DIFFUSION.CROP", "64"), "Stable Diffusion is not exported: take"),
         (("MODEL.CLIP_BRANCH.KIND", "masked_attention"), "masked_attention is not exported"),
     ],
@@ -162,20 +185,24 @@ def test_what_is_not_exported_is_said(opts, said, predictor):
     if "diffusion" in opts:
         pytest.importorskip("diffusers")
     with pytest.raises(InputError, match=said):
-        graph_of(of_model(model_of(*opts), predictor))
+        graph_of(of_model(model_of(*opts), predictor), text_tower=True)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("words", VOCABULARIES)
-def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, words, tmp_path):
+@pytest.mark.parametrize("later", [True, False])
+def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, later, tmp_path):
     require_packages()
-    predictor.set_vocabulary(words, stuff=VOCABULARIES[words])
-    (differences,) = clipself_seg.export(predictor, tmp_path / "model.onnx").values()
-    assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
-    assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
-    printed = run_without_torch(tmp_path / "model.py", scene(1))
+    words, stuff = next(iter(VOCABULARIES.items()))
+    predictor.set_vocabulary(words, stuff=stuff)
+    files = clipself_seg.export(predictor, tmp_path / "model.onnx", text_tower=later)
+    for differences in files.values():
+        assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
+    names = json.loads((tmp_path / "model.json").read_text())["names"]
+    assert names == ([] if later else list(predictor.names))
+    given = [*words.split(", "), "--stuff", stuff] if later else []
+    printed = run_without_torch(tmp_path / "model.py", scene(1), *given)
     segments = [
-        {"id": int(line[0]), "name": " ".join(line[1:-3]), "isthing": line[1:-3] != ["grass"]}
+        {"id": int(line[0]), "name": " ".join(line[1:-3]), "isthing": "grass" not in line[1]}
         for line in printed
     ]
     ids = np.asarray(Image.open(tmp_path / "photo_segments.png"))

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.locate import HUB, SUFFIXES, hub_name, is_remote, no_checkpoint
+from clipself_seg.checkpoints import locate
+from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.zoo import (
     MINI_CLIP,
     MINI_CLIPS,
@@ -20,6 +21,7 @@ from clipself_seg.checkpoints.zoo import (
     SHIPPED_CONFIGS,
     SHIPPED_TAGS,
     Entry,
+    entry_of,
     shipped_model,
     shipped_tags,
     zoo,
@@ -78,6 +80,12 @@ RUN_FILES = ("model_final.pth", "clip_final.safetensors")
 CONFIG = "config.yaml"
 # Any of them makes a folder with a configuration one of save_pretrained, and none of a run.
 PRETRAINED_FILES = ("model.safetensors", "clip.safetensors")
+# All that a folder of save_pretrained may have. The first is required, and the second or the third.
+FOLDER_FILES = (
+    CONFIG,
+    *PRETRAINED_FILES,
+    *("clip_branch.safetensors", "vocabulary.json", "trained.json", "README.md"),
+)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -85,8 +93,8 @@ class ModelChoice(NamedTuple):
     """A model that somebody means.
 
     Attributes:
-        task: one of `TASKS`; empty for a repository of the hub, which has to be fetched to know.
-        config_file: its configuration; empty for a folder of `save_pretrained` and a repository of the hub.
+        task: one of `TASKS`.
+        config_file: its configuration; empty for a folder of `save_pretrained`.
         weights: its weights, as configurations name them; None for those of the configuration.
         opts: further keys and values in turn.
         key: key of the configuration that takes the weights.
@@ -149,11 +157,11 @@ def find_model(
         choice = _named(DEFAULTS[task or TASKS[0]] if named is None else named, task)
         if task in TASKS[1:] and choice.clip:
             choice = _naming_masks(choice, task)
-    if task and choice.task and task != choice.task:
+    if task and task != choice.task:
         raise InputError(
             f"{config_file or named} does {choice.task}, not {task}: leave out the task, or name another model"
         )
-    return choice._replace(task=choice.task or task or "")
+    return choice
 
 
 def require_task(task: str | None) -> None:
@@ -171,9 +179,9 @@ def is_repository(model: str) -> bool:
     """True of a repository of the hub, ``hf-hub:org/name`` or org/name, with @revision or without, that is no file."""
     if os.path.exists(model) or of_weights(model):
         return False
-    if model.startswith(HUB):
-        return not hub_name(model).file
-    return bool(HUB_NAME.fullmatch(model)) and not model.endswith(SUFFIXES)
+    if model.startswith(locate.HUB):
+        return not locate.hub_name(model).file
+    return bool(HUB_NAME.fullmatch(model)) and not model.endswith(locate.SUFFIXES)
 
 
 def find_distillation(model: str | None = None) -> ModelChoice:
@@ -207,7 +215,8 @@ def of_weights(name: str) -> ModelChoice | None:
             return ModelChoice(task, SHIPPED_CONFIGS[mini], mini)
     if name in SHIPPED_TAGS:
         return _without_training(shipped_model(name), name)
-    entry = zoo().get(name)
+    clip, _, tag = name.partition(":")
+    entry = zoo().get(name) or entry_of(tag, clip)
     return None if entry is None else _of_entry(entry)
 
 
@@ -243,15 +252,16 @@ def find_clip(weights: str) -> tuple[str, str]:
     choice = of_weights(weights) or find_model(weights)
     if not choice.clip:
         raise InputError(
-            f"{weights} is a model for {choice.task or 'a task'}, and no CLIP alone: name a CLIP"
+            f"{weights} is a model for {choice.task}, and no CLIP alone: name a CLIP"
         )
     return choice.clip, choice.weights or weights
 
 
 def _of_entry(entry: Entry) -> ModelChoice:
     if entry.key not in MODEL_KEYS:
+        option = "--masks" if entry.key == "MODEL.MASK_GENERATOR.OUTPUTS" else entry.key
         raise InputError(
-            f"{entry.name} is a part of a model ({entry.key}): name a model, such as {DEFAULTS['semantic']}"
+            f"{entry.name} is a part of a model, which {option} takes: name a model, such as {DEFAULTS['semantic']}"
         )
     if entry.key == CLIP_KEY:
         return _without_training(entry.model, entry.name)
@@ -269,8 +279,8 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if choice := of_weights(model):
             return choice
         if is_repository(model):
-            return ModelChoice("", "", model)
-        if is_remote(model):
+            return _named(str(_fetched(model)), task)
+        if locate.is_remote(model):
             raise InputError(
                 f"{model[:200]} does not say which model it belongs to: name its configuration"
             )
@@ -278,6 +288,13 @@ def _named(model: str, task: str | None) -> ModelChoice:
     folder = place if place.is_dir() else place.parent
     config = folder / CONFIG
     if not config.is_file():
+        if entry := next((one for one in zoo().values() if one.file == place.name), None):
+            if (own := locate.own_file(entry)) and place.samefile(own):
+                return _of_entry(entry)
+            raise InputError(
+                f"{place} has the name of the official file of {entry.name}: put it into {locate.weights_folder()} "
+                f"and give that name, or name its configuration"
+            )
         from clipself_seg.clip.weights import clip_of_file  # seconds
 
         if place.is_file() and (clip := clip_of_file(place)):
@@ -295,6 +312,21 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if place.is_dir():
             raise InputError(f"{place} has no {' and no '.join(RUN_FILES)}: name a file of weights")
     return _configured(str(config), str(place))
+
+
+def _fetched(model: str) -> Path:
+    """The folder of a repository of the hub, see `is_repository`, which is fetched once.
+
+    Raises:
+        NotFetched: no such repository, or it cannot be fetched.
+    """
+    name = locate.hub_name(locate.HUB + model.removeprefix(locate.HUB))
+    try:
+        return locate.hub_folder(name, [CONFIG], FOLDER_FILES[1:])
+    except NotFetched as error:
+        if model.startswith(locate.HUB):
+            raise
+        raise NotFetched(f"no folder {model} is here, and {error}") from None
 
 
 def _configured(config_file: str, weights: str | None) -> ModelChoice:
@@ -361,8 +393,8 @@ def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
 
 
 def _unknown(model: str) -> InputError:
-    if os.sep in model or model.endswith(SUFFIXES):
-        return no_checkpoint(model)
+    if os.sep in model or model.endswith(locate.SUFFIXES):
+        return locate.no_checkpoint(model)
     return InputError(
         f'no model "{model}": {nearest(model, [MINI, *_model_names()], FIRST)} (clipself-seg weights lists all; what '
         "finds masks, such as sam2, goes with --masks)"

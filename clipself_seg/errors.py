@@ -20,8 +20,8 @@ P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
 NO_READER = 141  # that of a program whose output nobody reads any more, as of a shell
 GOES_ON = "the same command goes on"
-# NumPy's, OpenCV's and torch's words for memory that there is not, with the size.
-NO_MEMORY = re.compile(r"allocate ([\d.]+ (?:bytes|[KMGTPE]iB))")
+# NumPy's, OpenCV's and torch's words for memory that there is not, with the size, and oneDNN's, without.
+NO_MEMORY = re.compile(r"allocate ([\d.]+ (?:bytes|[KMGTPE]iB))|could not create a primitive$")
 # Packages that are not on PyPI under their own names.
 PINNED = ("detectron2", "panopticapi")
 
@@ -93,7 +93,7 @@ def out_of_memory(error: BaseException) -> str:
     match = NO_MEMORY.search(str(error))
     if not (match or isinstance(error, MemoryError)):
         return ""
-    size = match[1] if match else "more than there is"
+    size = (match and match[1]) or "more than there is"
     return (
         f"out of memory, {size} asked for at once: give smaller images or fewer at a time (predict --batch-size), or "
         "lower INPUT.MIN_SIZE_TEST, in a training SOLVER.IMS_PER_BATCH"

@@ -18,19 +18,25 @@ from clipself_seg.schema import OBJECT, Schema, check
 
 
 def git_commit() -> str:
-    """Commit of this checkout, with ``+dirty`` for uncommitted changes; ``unknown`` outside git."""
+    """Commit of this checkout, with ``+dirty`` for uncommitted changes; ``unknown`` outside git.
+
+    What runs of the paper's tables write beside their pages while others still run is no change.
+    """
     root = Path(__file__).resolve().parent.parent
     # Git would look above it, and find a project that has this package in its environment.
     if not (root / ".git").exists():
         return "unknown"
-    # Without tags, which are no hashes.
-    describe = "describe --always --exclude=* --abbrev=12 --dirty=+dirty".split()
+    asked = "status --porcelain=v2 --branch --untracked-files=no -- . :!docs/tables".split()
     try:
-        words = ["git", "-C", str(root), *describe]
+        words = ["git", "--no-optional-locks", "-C", str(root), *asked]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    lines = (
+        done.stdout.splitlines()
+    )  # "# branch.oid COMMIT", further heads, and a line for each change
+    changed = any(not line.startswith("#") for line in lines)
+    return lines[0].split()[-1][:12] + "+dirty" * changed
 
 
 def cpu_info() -> str:

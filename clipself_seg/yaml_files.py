@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import yaml
-from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.errors import InputError, known, nearest
@@ -34,6 +33,7 @@ NAMES = CONFIGS / "names.yaml"
 TOWERS = CONFIGS / "towers"
 RECIPES = CONFIGS / "recipes"  # of fine-tuning; each has a section for every model that it is for
 FRAGMENTS = (TOWERS, RECIPES)  # what "+" lays over a task's file
+BASE_KEY = "_BASE_"  # as fvcore has it, whose import takes a while
 # Sections of a file that are read with one MODEL.META_ARCHITECTURE or MODEL.CLIP.NAME alone: what a tower changes in a
 # task, and the paper in a tower.
 SECTIONS_KEY = "_FOR_"
@@ -317,3 +317,18 @@ def lists_for_tuples(value: object) -> object:
     if isinstance(value, list | tuple):
         return [lists_for_tuples(item) for item in value]
     return value
+
+
+def option_pairs(opts: Sequence[str]) -> dict[str, str]:
+    """Keys and values of the words of a command line.
+
+    Raises:
+        InputError: an odd number of words; names the last one, or an option that stands among them.
+    """
+    odd = len(opts) % 2
+    keys = opts if odd else opts[::2]
+    if option := next((word for word in keys if str(word).startswith("--")), ""):
+        raise InputError(f"{option} stands behind a KEY VALUE pair: put it before the first one")
+    if odd:
+        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no value')
+    return dict(zip(opts[::2], opts[1::2]))

@@ -40,7 +40,6 @@ from clipself_seg.models import paths
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.fvit import fvit_checkpoint
 from clipself_seg.models.panoptic import panoptic_checkpoint
-from tests.small_towers import write_tokenizer
 
 Tensors = dict[str, Tensor]
 CLIP = "backbone.clip_model."  # of FC-CLIP's
@@ -228,9 +227,14 @@ def write_tokenizer_of(entry: Entry, folder: Path) -> None:
     """Write the tokenizer of an entry's CLIP, if that has one of its own, where it is looked for."""
     text = find_architecture(entry.model).text if entry.model else {}
     if repository := text.get("hf_tokenizer_name"):
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
         place = folder / "hub" / repository.replace("/", "--") / "main"
         place.mkdir(parents=True, exist_ok=True)
-        write_tokenizer(place / "tokenizer.json")
+        tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1}, unk_token="<unk>"))
+        # As with a real one a sentence of a template is no longer than the 16 tokens of SO400M.
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(place / "tokenizer.json"))
 
 
 def on_host(content: Any) -> Any:

@@ -124,7 +124,8 @@ def test_a_file_alone_is_of_the_clip_that_it_names_or_of_openais_by_its_sizes(tm
 
 
 def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
-    torch.save({"bias": torch.zeros(1)}, tmp_path / "model.pth")
+    for file in ("model.pth", "model_base.pth"):
+        torch.save({"bias": torch.zeros(1)}, tmp_path / file)
     for given, says in [
         (("catseg-bse",), 'did you mean "catseg-base"'),
         (("catseg-base", "panoptic"), "catseg-base does semantic, not panoptic"),
@@ -134,7 +135,11 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
             ("sam",),
             f'no model "sam": choose from: {", ".join(FIRST)}, .*such as sam2, goes with --masks',
         ),
-        (("resnet101",), "resnet101 is a part of a model"),
+        (("sam2",), "sam2 is a part of a model, which --masks takes"),
+        (
+            (tmp_path / "model_base.pth",),
+            "the name of the official file of catseg-base: put it into",
+        ),
         (("nowhere/model.pth",), "no checkpoint at nowhere/model.pth"),
         ((tmp_path / "model.pth",), "has no config.yaml beside it"),
         ((tmp_path,), "has no config.yaml in it"),
@@ -142,6 +147,13 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
     ]:
         with pytest.raises(InputError, match=says):
             find_model(*given)
+
+
+def test_an_official_file_in_the_folder_of_weights_is_the_model_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    (tmp_path / "model_base.pth").touch()
+    assert find_model(tmp_path / "model_base.pth") == find_model("catseg-base")
+    assert find_model("ViT-B-16:openai") == find_model("openai-vitb16")  # as open_clip names them
 
 
 def test_the_models_to_begin_with_are_those_of_the_readme():

@@ -211,6 +211,7 @@ def test_an_interruption_that_a_library_turns_into_another_error_is_a_sentence(m
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0"), "20.00 MiB"),
         (MemoryError(), "more than there is"),
+        (RuntimeError("could not create a primitive"), "more than there is"),
     ],
 )
 def test_memory_that_there_is_not_is_a_sentence_with_its_size_and_keys(

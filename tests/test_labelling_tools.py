@@ -29,7 +29,7 @@ SKY = np.zeros((300, 90), np.uint8)
 SKY[:200] = 1  # one run of more than 2^16 bytes
 DOG = np.zeros((300, 90), np.uint8)
 DOG[150:220, 10:30] = 1
-IMAGE = {"id": 7, "file_name": "sub/one.jpg", "height": 300, "width": 90}
+IMAGE = {"id": 7, "file_name": "sub/one+.jpg", "height": 300, "width": 90}
 
 
 def coco_file(folder, *annotations):
@@ -45,13 +45,13 @@ def code(mask):
     return made | {"counts": made["counts"].decode()}
 
 
-@pytest.mark.parametrize("folder", ["photos", "photos/"])
+@pytest.mark.parametrize("folder", ["photos #1", "photos #1/"])
 def test_masks_of_predictions_become_strokes_and_an_export_of_them_label_maps(tmp_path, folder):
     masks = [{"segmentation": code(m), "bbox": [0, 0, 1, 1]} for m in (SKY, DOG)]
     entries = [{"image_id": 7, "category_id": i, **mask} for i, mask in enumerate(masks)]
     label_studio.to_tasks(coco_file(tmp_path, *entries), tmp_path / "tasks.json", folder)
     (task,) = json.loads((tmp_path / "tasks.json").read_text())
-    assert task["data"] == {"image": "/data/local-files/?d=photos/sub/one.jpg"}
+    assert task["data"] == {"image": "/data/local-files/?d=photos%20%231/sub/one%2B.jpg"}
     (prediction,) = task["predictions"]
     for part, name in zip(prediction["result"], ("sky", "dog"), strict=True):
         assert part["type"] == "brushlabels" and part["value"]["brushlabels"] == [name]
@@ -63,7 +63,7 @@ def test_masks_of_predictions_become_strokes_and_an_export_of_them_label_maps(tm
     (tmp_path / "export.json").write_text(json.dumps([task]))
     label_studio.from_export(tmp_path / "export.json", tmp_path / "masks", "sky, dog")
     expected = np.where(DOG, 1, np.where(SKY, 0, 255))
-    assert (np.asarray(Image.open(tmp_path / "masks/one.png")) == expected).all()
+    assert (np.asarray(Image.open(tmp_path / "masks/one+.png")) == expected).all()
 
 
 def test_strokes_with_values_in_place_of_runs_are_read():

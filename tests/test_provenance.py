@@ -1,20 +1,30 @@
 """What is written of the origin of results."""
 
+import re
 import subprocess
 import sys
 
 from clipself_seg import provenance
 
 
-def test_an_installed_package_has_no_commit_of_the_project_around_it(tmp_path, monkeypatch):
+def test_the_commit_is_that_of_the_package_marked_if_more_than_pages_of_tables_changed(
+    tmp_path, monkeypatch
+):
+    names = ("clipself_seg/provenance.py", "docs/tables/1a.md")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("committed")
     user = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.com")
-    for words in (("init", "-q"), (*user, "commit", "-q", "--allow-empty", "-m", "theirs")):
+    for words in (("init", "-q"), ("add", "."), (*user, "commit", "-q", "-m", "theirs")):
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    # An installed package has no commit of the project around it.
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "site/clipself_seg/provenance.py"))
-    (tmp_path / "site/clipself_seg").mkdir(parents=True)
     assert provenance.git_commit() == "unknown"
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "clipself_seg/provenance.py"))
-    assert len(provenance.git_commit().removesuffix("+dirty")) == 12
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / names[0]))
+    (tmp_path / names[1]).write_text("written again")
+    assert re.fullmatch("[0-9a-f]{12}", provenance.git_commit())
+    (tmp_path / names[0]).write_text("changed")
+    assert re.fullmatch("[0-9a-f]{12}[+]dirty", provenance.git_commit())
 
 
 def test_a_recorded_command_can_be_typed_again(tmp_path, monkeypatch):

@@ -117,6 +117,17 @@ def test_links_lead_to_the_names_of_pages_in_the_site_and_code_stays_as_it_is(pa
     assert docs_pages.on_page_markdown(links, file) == (in_site or links)
 
 
+def test_a_live_page_of_both_models_is_there_and_pages_for_readers_link_it(site):
+    page = (site / docs_pages.LIVE).read_text()
+    (models,) = re.findall(r'id="models">(.*?)</script>', page)
+    assert [model["title"] for model in json.loads(models)["models"]] == ["original", "CLIPSelf"]
+    assert page.count('class="image">') == len(docs_pages.SCENES)
+    assert len(page) < 5_000_000
+    for name in ("index", "readme", "student", "explore"):
+        article = (site / f"{name}.html").read_text().partition("<article")[2]
+        assert f'<a href="{docs_pages.LIVE}"><strong>' in article
+
+
 def test_a_notebook_is_a_page_with_its_outputs():
     image = {"data": {"image/png": "aGVsbG8=\n", "text/plain": ["<Figure>"]}}
     outputs = [{"text": ["a\n", "b"]}, image, {"data": {"text/plain": ["{1: 2}"]}}]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipself_seg.checkpoints import locate
 from clipself_seg.checkpoints.read import Checkpoint, unwrap
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import load_clip
@@ -106,6 +107,11 @@ def fetched(tmp_path):
     """What is fetched is a stand-in."""
     with standins.fetched(tmp_path / "weights"):
         yield
+
+
+@pytest.mark.usefixtures("fetched")
+def test_what_is_fetched_is_the_stand_in():
+    assert locate.fetch(zoo()["eva02-vitb16"]).stat().st_size > 2**29
 
 
 PREDICTING = [

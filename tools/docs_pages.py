@@ -1,14 +1,19 @@
 """Pages of the site of the documentation beside docs/: a hook of mkdocs, which mkdocs.yml names.
 
-Pages of the repository that lie elsewhere (README.md, CHANGELOG.md ...), with links that fit the site, and the
-reference of the package, a page a room, which mkdocstrings fills from the docstrings without importing anything.
+Pages of the repository that lie elsewhere (README.md, CHANGELOG.md ...), with links that fit the site; the
+reference of the package, a page a room, which mkdocstrings fills from the docstrings without importing anything; and
+a page of heat maps to click, which `clipself-seg explore` writes of the shipped models and scenes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import posixpath
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +72,15 @@ REFERENCE = {
         "errors extend provenance register",
     ),
 }
+# The page to click, what it is written of, and where a page has a link to it: a comment, since it is in the site alone.
+LIVE = "explore_mini.html"
+WORLD = "clipself_seg/mini/world/mini/val"
+SCENES = [
+    f"{WORLD}/{number:06d}.jpg" for number in (9, 12, 10, 11, 4, 8, 6)
+]  # broad ones: maps are above the fold
+MODELS = ("original=mini", "CLIPSelf=mini-clipself")
+LIVE_MARK = "<!-- the live page -->"
+LIVE_TEXT = "**Try it in your browser: heat maps of generated scenes, before and after CLIPSelf**"
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 
@@ -101,15 +115,25 @@ def notebook_page(content: str) -> str:
     return "\n\n".join(blocks)
 
 
+@functools.cache
+def live_page() -> str:
+    """The page to click, of `MODELS` on `SCENES`."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, LIVE)
+        words = ["explore", *SCENES, "--words", "mini", "--model", *MODELS, "--output", str(page)]
+        subprocess.run([sys.executable, "-m", "clipself_seg", *words], cwd=ROOT, check=True)
+        return page.read_text()
+
+
 def on_files(files: Any, config: Any) -> Any:
-    """Adds `added_pages`; mkdocs calls it with the files of docs/."""
-    for name, content in added_pages().items():
+    """Adds `added_pages` and `live_page`; mkdocs calls it with the files of docs/."""
+    for name, content in {**added_pages(), LIVE: live_page()}.items():
         files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """A page as the site needs it: links between files of the repository, Markdown inside of HTML."""
+    """A page as the site needs it: links between files of the repository and to `LIVE`, Markdown inside of HTML."""
     names = {name: source for source, name in ELSEWHERE.items()}
     source = names.get(page.file.src_uri, posixpath.join("docs", page.file.src_uri))
     folder = posixpath.dirname(page.file.src_uri)
@@ -122,4 +146,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             place = place.removesuffix("ipynb") + "md"
         return begin + posixpath.relpath(place, folder or ".") + anchor + end
 
-    return LINK.sub(relinked, markdown).replace("<details>", '<details markdown="1">')
+    live = f"[{LIVE_TEXT}]({posixpath.relpath(LIVE, folder or '.')})"
+    markdown = LINK.sub(relinked, markdown).replace(LIVE_MARK, live)
+    return markdown.replace("<details>", '<details markdown="1">')

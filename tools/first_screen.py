@@ -27,6 +27,7 @@ from lab import ROOT
 FILE = ROOT / "docs/pictures/one_scene.jpg"
 SCENE, WORD = 9, "green triangle"
 SIDES = (264, 198)  # width and height in pixels of each tile: names can be read on them
+TEXT = 22  # height of the titles in pixels: they can be read on a telephone
 # Title of a column -> task, words, and further keys.
 SEEN = {
     "a class for every pixel": ("semantic", "mini", []),
@@ -47,8 +48,8 @@ def one_scene() -> Image.Image:
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()}
     (question,) = ask(clips, [(SCENE, WORD)])
     maps = [cv2.resize(one, SIDES, interpolation=cv2.INTER_CUBIC) for one in question.maps.values()]
-    captions = [[""] * len(SEEN), [f"where is the {WORD}?", *question.maps]]
-    return sheet([predicted, [image, *maps]], [*SEEN], captions)
+    captions = [[""] * len(SEEN), [f"“{WORD}”", *question.maps]]
+    return sheet([predicted, [image, *maps]], [*SEEN], captions, text=TEXT)
 
 
 def main() -> None:

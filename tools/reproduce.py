@@ -29,6 +29,7 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--list", "print rows and claims, run nothing")
     flag(parser, "--dry-run", "print the commands and their cost, run nothing")
     flag(parser, "--page", "write the page from what is finished, run nothing")
+    flag(parser, "--unmark", "take +dirty from kept results where their code is shown, run nothing")
     flag(parser, "--real", "on real data, not the mini world; prints the plan, runs nothing")
     flag(parser, "--rehearse", "two steps of a run of each recipe, on random weights")
     flag(parser, "--start", "run the plan of --real")
@@ -101,10 +102,12 @@ def _reproduce(args: argparse.Namespace) -> int:
         output=args.output.absolute(),
         docs=args.docs and args.docs.absolute(),
     )
-    if not (args.real or args.page):
+    if not (args.real or args.page or args.unmark):
         refuse_other_worlds()
     if args.list:
         reproduction.list_rows(args.table)
+    if args.unmark:
+        reproduction.unmark()
     if args.rehearse:
         return reproduction.rehearse(args.table, gpus=args.num_gpus)
     planned = args.real and not (args.start or args.list or args.page)
@@ -114,7 +117,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         sys.stdout.write("nothing was started: --start runs this\n")
     if args.page:
         reproduction.write_page(args.table)
-    if args.list or args.dry_run or args.page or planned:
+    if args.list or args.dry_run or args.page or args.unmark or planned:
         return 0
     if not args.real:
         write_worlds()
@@ -129,8 +132,8 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     """
     from detectron2.modeling import BACKBONE_REGISTRY
 
-    from clipself_seg.config.load import option_pairs
     from clipself_seg.imports import import_typed_modules
+    from clipself_seg.yaml_files import option_pairs
     from lab.tables.runs import typed_sources
     from lab.tables.table import runs_of_yours
 

@@ -1,4 +1,5 @@
-"""Write the generated tables of docs/: checkpoints (models.md), licences, kinds of CLIP and their weights (towers)."""
+"""Write the generated tables of docs/: checkpoints (models.md), licences, kinds of CLIP and their weights (towers), and
+what was measured of models (README, performance.md)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from clipself_seg.checkpoints.zoo import Entry, entry_of, zoo
 from clipself_seg.clip.find_kind import KINDS, find_architecture, list_architectures
@@ -15,7 +17,7 @@ from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.templates import templates_text
 from clipself_seg.clip.tower_kind import Architecture
 from clipself_seg.clip.training_free import ATTENTIONS, NONE
-from clipself_seg.files import write_text
+from clipself_seg.files import read_json, write_text
 from lab.tables.page import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +135,31 @@ def configs_table() -> str:
     return markdown_table(["model", "configurations"], rows) + "\n"
 
 
+def measured() -> dict[str, Any]:
+    """What docs/measured/models.json has of each model: see `bench.models.measure_models`."""
+    models: dict[str, Any] = read_json(ROOT / "docs/measured/models.json")["models"]
+    return models
+
+
+def models_table() -> str:
+    """A row for each measured model of README's table."""
+    rows = [
+        [f"`{name}`", f"{one['seconds']:.1f}", one["tower"]]
+        + [f"{one[key] / 1e9:.2f}" for key in ("products", "norms")]
+        for name, one in measured().items()
+    ]
+    heads = ["model", "CPU-seconds of an image", "CLIP", "products, G multiply-adds", "norms, G"]
+    return markdown_table(heads, rows) + "\n"
+
+
+def with_seconds(text: str) -> str:
+    """README with the measured seconds in its table of models."""
+    for name, one in measured().items():
+        place = rf"(\n\| `{name}` \| [^|]*?)(; \d+ s)?(?= \|)"
+        text = re.sub(place, rf"\g<1>; {one['seconds']:.0f} s", text)
+    return text
+
+
 def _by_kind() -> list[Architecture]:
     architectures, kinds = map(find_architecture, list_architectures()), [*KINDS.values()]
     return sorted(architectures, key=lambda own: kinds.index(own.kind))
@@ -180,6 +207,7 @@ def _names(names: Iterable[str]) -> str:
 PAGES = {
     "docs/tables/models.md": {"zoo": zoo_table},
     "docs/licences.md": {"licences": licences_table},
+    "docs/performance.md": {"models": models_table},
     "docs/towers.md": {"kinds": kinds_table},
     "docs/tables/towers.md": {"weights": weights_table, "configs": configs_table},
 }
@@ -196,6 +224,8 @@ def main() -> int:
             if not count:
                 return 1
         write_text(ROOT / page, text)
+    readme = ROOT / "README.md"
+    write_text(readme, with_seconds(readme.read_text(encoding="utf-8")))
     return 0
 
 

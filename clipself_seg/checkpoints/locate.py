@@ -37,6 +37,7 @@ FILES = (  # what is looked for where no file is named: open_clip's of timm, ope
     "open_clip_pytorch_model.bin",
     *TRANSFORMERS_FILES,
 )
+ANY_FILE = f"{' or '.join(FILES)} (of the last two config.json, too)"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 
@@ -113,7 +114,7 @@ def hub_file(name: HubName) -> Path:
         return path
     wanted = (name.file,) if name.file else FILES
     try:
-        with _said(name, " or ".join(wanted)):
+        with _said(name, name.file or ANY_FILE):
             return _fetch(name, wanted)
     except FileNotFoundError:
         raise InputError(
@@ -181,11 +182,11 @@ def _of_hub(name: HubName) -> dict[str, Any]:
 
     Asks the hub for its first page before: without a network huggingface_hub would try again for half a minute.
     """
-    import httpx
+    from huggingface_hub.utils import get_session
 
     cache = weights_folder() / "hub"
     if not download.is_offline():
-        httpx.head(endpoint(), timeout=download.SECONDS)
+        get_session().head(endpoint(), timeout=download.SECONDS)
     how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
     return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": download.SECONDS}
 
@@ -331,9 +332,7 @@ def fetch(entry: Entry) -> Path:
     own = weights_folder() / entry.file
     addresses = _addresses(entry)
     if addresses:
-        sys.stderr.write(
-            f"fetching {entry.name} (size {entry.how_large}) from {addresses[0]}; {entry.terms}\n"
-        )
+        sys.stderr.write(f"fetching {entry.name} from {addresses[0]}\n")
     failed = []
     for address in addresses:
         try:

@@ -11,11 +11,11 @@ Only what somebody typed is fetched (`config.weight_checks`), and only safetenso
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg.checkpoints import locate
+from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
@@ -110,19 +110,19 @@ def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:
 
 
 def mask_model_folder(given: str) -> Path:
-    """The folder of a model that is named, see `is_mask_model_name`, fetched if need be; its licence is said before.
+    """The folder of a model that is named, see `is_mask_model_name`, fetched if need be.
 
     Raises:
-        InputError: it cannot be fetched, is gated, or has no safetensors; says what to do.
+        NotFetched: it cannot be fetched, or is gated; says what to do.
+        InputError: it has no safetensors.
     """
     name, model = mask_model(given)
     page = f"{locate.HUGGING_FACE}/{name.repository}"
     if folder := locate.present_folder(name, NEEDED):
         return folder
     licence = model.licence.removesuffix(", gated")
-    sys.stderr.write(f"masks of {name.repository}; its licence: {licence}\n")
     if licence != model.licence:  # the hub asks who takes it
-        raise InputError(
+        raise NotFetched(
             f"{name.repository} is gated ({licence}) and not on this machine: accept its licence at {page}, then "
             f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
             f"these files into {name.folder}"

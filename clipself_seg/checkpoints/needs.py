@@ -85,10 +85,10 @@ def require_packages(values: Mapping[str, Any], texts: bool = True) -> None:
 
 def say_parts(parts: Iterable[Part]) -> None:
     """Says on the terminal in a line what is to be fetched, its whole size, and by which licences; nothing of none."""
-    said = list(dict.fromkeys(map(str, parts)))
+    said = {str(part): part.entry for part in parts}
     if not said:
         return
-    sizes = [(part.entry.size or 0) / 1e6 or part.entry.megabytes for part in parts]
+    sizes = [(entry.size or 0) / 1e6 or entry.megabytes for entry in said.values()]
     total = f"{sum(filter(None, sizes)):,.0f} MB" if any(sizes) else "of unknown size"
     more = " and more" if any(sizes) and None in sizes else ""
     sys.stderr.write(f"to be fetched, {total}{more}: {'; '.join(said)}\n")
@@ -119,21 +119,21 @@ def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
     """Weights that keys name by the zoo or the hub.
 
     Raises:
-        InputError: a file that is here was cut off.
+        InputError: a file that is here was cut off, or is not the one that was published.
     """
     clip = values.get("MODEL.CLIP.NAME", "")
     names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
     for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
         if entry := entry_of(name, clip):
-            if path := locate.present_file(entry):
-                require_readable(path)
+            if locate.present_file(entry):
+                locate.fetch(entry)  # compares it with what was published
             else:
                 yield part_of(entry)
         elif name.startswith(locate.HUB) and not locate.present_hub_file(
             hub := locate.hub_name(name)
         ):
             title = Entry(name=name, file=hub.file, addresses=(hub.page,), licence=UNKNOWN)
-            by_hand = f"{hub.file or ' or '.join(locate.FILES)} of {hub.page} into {hub.folder}"
+            by_hand = f"{hub.file or locate.ANY_FILE} of {hub.page} into {hub.folder}"
             yield Part(title, by_hand, functools.partial(locate.hub_file, hub))
 
 

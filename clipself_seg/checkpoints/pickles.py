@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import ForeignName, OutOfBounds, check_archive, refusing
-from clipself_seg.checkpoints.file_kinds import ARCHIVE, require_readable
+from clipself_seg.checkpoints.file_kinds import ARCHIVE
 from clipself_seg.errors import InputError, shown
 from clipself_seg.schema import ANYTHING, OBJECT, TEXT, Each, check
 
@@ -64,7 +64,6 @@ def read_torch(path: Path) -> object:
     """Content of a file that `torch.save` wrote.
 
     Raises:
-        InputError: it is an archive of NumPy's, or of TorchScript.
         OutOfBounds: it claims more than it holds.
         ForeignName: it names anything but tensors, numbers and plain data.
         Exception: of any other kind, about damaged bytes.
@@ -80,7 +79,6 @@ def read_torch(path: Path) -> object:
 
 def _read_archive(path: Path) -> object:
     """Content of an archive, whose tensors are the file, mapped into memory."""
-    require_readable(path)
     with zipfile.ZipFile(path) as archive:
         check_archive(archive, path)
         if damaged := archive.testzip():

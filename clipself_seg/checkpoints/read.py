@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import ANY, KIND_ENTRY, DenseFeature, stated_feature
-from clipself_seg.checkpoints.file_kinds import is_safetensors
+from clipself_seg.checkpoints.file_kinds import is_safetensors, require_readable
 from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS, zoo
@@ -94,6 +94,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     given, path = os.fspath(path), Path(path)
     if not path.is_file():
         raise no_checkpoint(given)
+    require_readable(path)
     if is_safetensors(path):
         return _read_safetensors(path)
     with refusing(path, "PyTorch file"):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
 from clipself_seg.checkpoints.locate import is_remote, locate, published_as, published_file
+from clipself_seg.checkpoints.needs import fetch_needed
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
 from clipself_seg.clip import weights as clip_weights
 from clipself_seg.clip.find_kind import find_architecture
@@ -283,6 +284,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in zoo.SHIPPED_TAGS:
         return _shipped(weights), {}
+    fetch_needed({"MODEL.CLIP.NAME": architecture.name, "MODEL.CLIP.WEIGHTS": weights}, texts=False)
     path = None
     is_path = os.sep in weights or Path(weights).suffix
     if is_path or is_remote(weights):  # no tag, for which open_clip would be imported

@@ -55,6 +55,7 @@ def dense_maps(args: argparse.Namespace) -> int:
     dense features, and their cosines with each word, on one scale a row, from black to yellow.
     Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
     """
+    choose_clips(args)
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.dense_maps import DenseMapResults
     from clipself_seg.prediction.files import find_images
@@ -116,6 +117,7 @@ def explore(args: argparse.Namespace) -> int:
     for name in PANOPTIC_ONLY:
         if not args.panoptic and getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} needs --panoptic")
+    choose_clips(args)
     from clipself_seg.explore.page import write_page
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.loop import complain
@@ -144,15 +146,24 @@ def content_of(args: argparse.Namespace) -> Content:
     return Content(clips=heat_models(args), words=words, side=args.size, panoptic=panoptic)
 
 
+def choose_clips(args: argparse.Namespace) -> None:
+    """Settles the CLIPs of the heat maps, as `args.clips`, and fetches them before torch is imported."""
+    from clipself_seg.checkpoints.needs import fetch_parts, missing_parts
+    from clipself_seg.choice import of_weights
+
+    args.clips = _default_models() if args.model is None else args.model
+    if args.clips == ["mini"]:
+        args.clips = MINI
+    choices = [of_weights(name.rpartition("=")[2]) for name in args.clips]
+    fetch_parts(part for choice in choices if choice for part in missing_parts(choice.values()))
+
+
 def heat_models(args: argparse.Namespace) -> dict[str, VisionLanguageBackbone]:
-    """The CLIPs of the heat maps by title, see `add_model_options`."""
-    models = _default_models() if args.model is None else args.model
-    if models == ["mini"]:
-        models = MINI
+    """The CLIPs of the heat maps by title, once `choose_clips` has settled which."""
     from clipself_seg.prediction.dense_maps import load_models
 
     options.take_device(args)
-    return load_models(args.clip_name, models, args.device or "cpu")
+    return load_models(args.clip_name, args.clips, args.device or "cpu")
 
 
 def of_scenes(args: argparse.Namespace) -> bool:

@@ -46,9 +46,7 @@ def _export_options(parser: options.CommandLine) -> None:
     )
     output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
     parser.add_argument("-o", "--output", required=True, help=output)
-    options.flag(
-        parser, "--text-tower", "write the text tower too, for class names that are given later"
-    )
+    options.flag(parser, "--text-tower", "the text tower too, for class names given later")
     rare = options.group(parser, rare=True)
     options.value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare, "the configuration")
@@ -61,6 +59,7 @@ def export(args: argparse.Namespace) -> None:
         clipself-seg export --task semantic --model catseg-base --words "dog, grass, sky" -o model.onnx
         clipself-seg export --task detection --model my_run --words "dog, cat" -o model.onnx
         clipself-seg export --task panoptic --model my_run --words "dog, grass" --stuff grass -o model.onnx
+        clipself-seg export --task panoptic --model my_run --text-tower -o model.onnx
         clipself-seg export --model eva02-vitb16 -o onnx/
 
     Beside model.onnx are model.json (preprocessing, class names, inputs and outputs) and, where something
@@ -72,8 +71,14 @@ def export(args: argparse.Namespace) -> None:
     by more than 1e-4 of the largest value, nothing is written.
     Needs: pip install "clipself_seg[export]"
     """
+    from clipself_seg.checkpoints.needs import fetch_needed
+    from clipself_seg.choice import TRAINED, find_model
+
     if not (args.model or args.config_file):
-        raise InputError("no model: name one, such as --model eva02-vitb16")
+        raise InputError(
+            f"no model: name one, such as --model {TRAINED.get(args.task, TRAINED['semantic'])}"
+        )
+    fetch_needed(find_model(args.model, args.task, args.config_file).values(args.opts))
     from clipself_seg.prediction.onnx.export import export as write
 
     sys.stdout.write(

@@ -217,7 +217,8 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         typed: all words, for those that are keys and values of the configuration.
 
     Raises:
-        InputError: a configuration, inputs or weights that are not there, or class names that cannot be used.
+        InputError: a configuration, inputs or weights that are not there, class names that cannot be used, or a key
+            without a value.
     """
     config, inputs = getattr(args, "config_file", None), getattr(args, "images", None)
     words = getattr(args, "words", None)
@@ -232,12 +233,18 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         from clipself_seg.data.vocabulary import Vocabulary
 
         Vocabulary.of(words)
+    if opts := getattr(args, "opts", None):
+        from clipself_seg.yaml_files import option_pairs
+
+        option_pairs(opts)  # before keys of options are put beside those that were typed
     from clipself_seg.checkpoints.locate import refuse_lost
+    from clipself_seg.choice import is_repository
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
     files = [given for key, given in pairs.items() if key.endswith(("WEIGHTS", "VISUAL_INIT"))]
     for given in (weights, *files):
-        refuse_lost(given if isinstance(given, str) else "")
+        if isinstance(given, str) and not (given == weights and is_repository(given)):
+            refuse_lost(given)
 
 
 def flag(options: Options, name: str, text: str) -> None:

@@ -191,9 +191,9 @@ def _settle(args: argparse.Namespace) -> str:
     if args.task in TASKS:
         options.refuse_other_tasks(main.parser(), args, args.task)
     if args.masks is not None:
-        from clipself_seg.data.given_masks import MaskFolder
-
         if _is_folder(args.masks):
+            from clipself_seg.data.given_masks import MaskFolder
+
             MaskFolder(args.masks)  # refuses what is no folder
         if args.config_file is None:
             args.task = args.task or "panoptic"
@@ -208,7 +208,7 @@ def _settle(args: argparse.Namespace) -> str:
     if args.model is None and args.config_file is None:
         reason = "it names these masks" if args.masks else REASONS[choice.task]
         options.say_model(str(choice.weights), reason)
-    chosen = choice.task or TASKS[0]
+    chosen = choice.task
     options.refuse_other_tasks(main.parser(), args, chosen)
     for name in args.save or ():
         if name not in SAVE[chosen]:
@@ -249,7 +249,6 @@ def _keys(args: argparse.Namespace) -> list[Any]:
 
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     """The words, and the examples of theirs and of further classes."""
-    from clipself_seg.data.examples import read_example
     from clipself_seg.data.vocabulary import Vocabulary
 
     if args.words is None and not args.example:
@@ -261,7 +260,10 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         if args.words is None
         else Vocabulary.of(args.words)
     )
-    for name, example in map(read_example, args.example):
+    for given in args.example:
+        from clipself_seg.data.examples import read_example  # OpenCV, which takes a while
+
+        name, example = read_example(given)
         words = words.with_examples({name: [example]})
     return words
 

@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipself_seg.commands.explore import add_model_options, heat_models, of_scenes
+from clipself_seg.commands.explore import add_model_options, choose_clips, heat_models, of_scenes
 from clipself_seg.commands.options import (
     WORDS,
     CommandLine,
@@ -141,6 +141,7 @@ def _listening(host: str, port: int, public: bool = False) -> Iterator[socket.so
 
 
 def _app(args: argparse.Namespace) -> FastAPI:
+    choose_clips(args)
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.answers import Limits
     from clipself_seg.explore.server import make_app

@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.data.datasets.records import require_files
     from clipself_seg.data.datasets.table import DATASETS
     from clipself_seg.models.build import architecture
+    from clipself_seg.yaml_files import option_pairs
 
     cfg = load.load_config(args.config_file, args.opts, trains=not args.eval_only)
     said: list[str] = []
@@ -130,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 
-        by_hand = load.Sources(args.config_file, load.option_pairs(args.opts)).by_hand
+        by_hand = load.Sources(args.config_file, option_pairs(args.opts)).by_hand
         trains = not args.eval_only
         cfg, said = with_data(cfg, by_hand, trains=trains, resume=args.resume)
     key = "TEST" if args.eval_only else "TRAIN"
@@ -140,7 +141,9 @@ def run(args: argparse.Namespace) -> None:
         )
     for name in cfg.DATASETS[key]:  # before weights are fetched
         if name in DATASETS:
-            require_files(name, DATASETS[name], otherwise=f"; or leave it out of DATASETS.{key}")
+            others = tuple(other for other in cfg.DATASETS[key] if other != name)
+            left = f', DATASETS.{key} "{others}"' if others else f" of DATASETS.{key}"
+            require_files(name, DATASETS[name], otherwise=f"; or leave it out{left}")
     values = {name: value for name, (value, _) in load.values_and_defaults(cfg).items()}
     fetch_needed(values, texts=bool(cfg.DATASETS.TEST) or architecture(cfg).task() != "regions")
     cfg = fetch_addresses(cfg)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from clipself_seg.checkpoints import locate, needs
+from clipself_seg.checkpoints.mask_models import MASK_MODELS
 from clipself_seg.checkpoints.published_outputs import Row, read_table
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
@@ -43,9 +44,10 @@ def main(names: Sequence[str], every: bool) -> int:
     if every:
         names = list(filter(_is_here, of))
     names = [name.removeprefix(locate.HUB) for name in names]
+    names = [MASK_MODELS[name].repository if name in MASK_MODELS else name for name in names]
     if not names or {*names} - {*of}:
-        what = f"no published outputs are known of {', '.join(names)}" if names else "nothing here"
-        raise InputError(f"{what}: name or fetch weights that have some: {', '.join(of)}")
+        known = f"no published outputs are known of {', '.join(names)}" if names else "none is here"
+        raise InputError(f"{known}: name or fetch weights that have some: {', '.join(of)}")
     used = {row.image: images[row.image] for name in names for row in of[name] if row.image}
     configurations = {name: of[name][0].values(name) for name in names}
     lost: dict[str, str] = {}  # name of an image or of weights -> why it cannot be had

@@ -89,7 +89,9 @@ def _list(task: str | None, may_ship: str | None) -> int:
             table = tabulate([HEADINGS, *body], tablefmt="plain")
             lines += [f"[{kind}]", *table.splitlines(), ""]
     lines += textwrap.wrap(
-        f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}", WIDTH
+        f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}",
+        WIDTH,
+        break_on_hyphens=False,
     )
     sys.stdout.writelines(f"{_cut(line)}\n" for line in (*lines, *NOTES))
     sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
@@ -121,25 +123,28 @@ def _cut(line: str) -> str:
 def _get(names: list[str]) -> int:
     from clipself_seg.checkpoints.locate import fetch
     from clipself_seg.checkpoints.mask_models import MASK_MODELS, mask_model_folder
-    from clipself_seg.checkpoints.needs import fetch_needed
+    from clipself_seg.checkpoints.needs import fetch_parts, missing_parts
     from clipself_seg.checkpoints.zoo import zoo
     from clipself_seg.choice import MODEL_KEYS, find_model
 
     if not names:
         raise InputError("weights get needs a name: clipself-seg weights lists them")
+    parts = []
     for name in names:
-        known(name, zoo(), "official weights")
+        hint = "; those that come with the package, such as mini, are never fetched"
+        key = zoo()[known(name, zoo(), "official weights", hint=hint)].key
+        alone = {key: name, "MODEL.MASK_GENERATOR.SOURCE": "masks"}
+        # Of a model its CLIP and its tokenizer, too.
+        parts += missing_parts(find_model(name).values() if key in MODEL_KEYS else alone)
+    fetch_parts(parts)
     for name in names:
-        entry = zoo()[name]
-        path = mask_model_folder(name) if name in MASK_MODELS else fetch(entry)
-        sys.stdout.write(f"{name}: {path} ({entry.licence})\n")
-        if entry.key in MODEL_KEYS:  # its CLIP and its tokenizer, too
-            fetch_needed(find_model(name).values())
+        path = mask_model_folder(name) if name in MASK_MODELS else fetch(zoo()[name])
+        sys.stdout.write(f"{name}: {path} ({zoo()[name].licence})\n")
     return 0
 
 
 def _check(folders: list[str]) -> int:
-    from clipself_seg.checkpoints.locate import check_entry, own_file
+    from clipself_seg.checkpoints.locate import check_entry, own_file, weights_folder
     from clipself_seg.checkpoints.zoo import zoo
 
     for folder in folders:
@@ -152,12 +157,16 @@ def _check(folders: list[str]) -> int:
             own = [present]
         for path in filter(Path.is_file, own):
             said = "" if entry.size or entry.sha256 else ", of which no size is published"
+            line = f"{path}: {entry.name}{said}"
             try:
                 check_entry(path, entry)
             except InputError as error:
-                bad, said = 1, f", error: {error}"
-            sys.stdout.write(f"{path}: {entry.name}{said}\n")
+                bad, line = 1, f"{entry.name}: error: {error}"
+            sys.stdout.write(f"{line}\n")
             none = False
     if none:
-        sys.stdout.write("no file has the name of a published one; docs/models.md lists them\n")
+        where = ", ".join(folders) or weights_folder()
+        sys.stdout.write(
+            f"no file in {where} has the name of a published one; docs/models.md lists them\n"
+        )
     return bad

@@ -95,7 +95,7 @@ def load_config(
     import_typed_modules()
     cfg = default_config()
     defaults = dict(yaml_files.leaves(cfg))
-    typed = option_pairs(opts)
+    typed = yaml_files.option_pairs(opts)
     sources = Sources(path, typed)
     if output := _output_dir(sources.layers):
         cfg.OUTPUT_DIR = output
@@ -130,21 +130,6 @@ def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
         for key, value in yaml_files.leaves(cfg)
         if declare.is_read(key, cfg.MODEL.META_ARCHITECTURE)
     }
-
-
-def option_pairs(opts: Sequence[str]) -> dict[str, str]:
-    """Keys and values of the words of a command line.
-
-    Raises:
-        InputError: an odd number of words; names the last one, or an option that stands among them.
-    """
-    odd = len(opts) % 2
-    keys = opts if odd else opts[::2]
-    if option := next((word for word in keys if str(word).startswith("--")), ""):
-        raise InputError(f"{option} stands behind a KEY VALUE pair: put it before the first one")
-    if odd:
-        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no value')
-    return dict(zip(opts[::2], opts[1::2]))
 
 
 def _merge(cfg: CfgNode, values: yaml_files.Tree, sources: Sources) -> None:

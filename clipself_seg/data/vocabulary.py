@@ -13,6 +13,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +126,12 @@ class Vocabulary:
             if words in cls.available() or words.lower().endswith(TEXT_FILES):
                 return cls.load(words)
             # No word has an underscore, but most names of vocabularies do: this is one, misspelt.
-            if "," not in words and (re.fullmatch(r"\w*_\w*", words) or _begins_a_name(words)):
+            meant = _begun_by(words)
+            if "," not in words and (meant or re.fullmatch(r"\w*_\w*", words)):
+                several = f"choose from: {', '.join(meant)}"
+                hint = several if meant[1:] else nearest(words, meant or cls.available())
                 raise InputError(
-                    f'no vocabulary "{words}": {nearest(words, cls.available())}\n'
+                    f'no vocabulary "{words}": {hint}\n'
                     f'If it is a word, put a comma behind it; a file ends in {" or ".join(TEXT_FILES)}.'
                 )
             words = words.split(",")
@@ -247,10 +251,14 @@ class Vocabulary:
                 and underscores as spaces, for LVIS writes "dining_table" where COCO has "dining table". Nothing is
                 understood: "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
         """
-        shown = {name for c in trained.classes if c.seen is not False for name in c.names}
+        known = trained.shown(exact=exact)
         own = [set(entry.names) if exact else _plain(entry.names) for entry in self.classes]
-        known = shown if exact else _plain(shown)
         return np.array([not known.isdisjoint(names) for names in own], bool)
+
+    def shown(self, *, exact: bool) -> set[str]:
+        """Names of the classes that training shows, in the spelling that `seen_in` compares."""
+        names = {name for c in self.classes if c.seen is not False for name in c.names}
+        return names if exact else _plain(names)
 
     @property
     def thing(self) -> np.ndarray:
@@ -387,11 +395,10 @@ def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyCl
     return VocabularyClass(names=names, **fields)
 
 
-def _begins_a_name(words: str) -> bool:
-    """True for some of the parts by which a built-in vocabulary is called, such as "coco" or "ADE20K-150"."""
+def _begun_by(words: str) -> list[str]:
+    """Built-in vocabularies that are called by some of their first parts, such as "coco" or "ADE20K-150"."""
     joined = re.sub(r"\W", "", words).casefold()
-    parts = [name.split("_") for name in Vocabulary.available()]
-    return any(joined == "".join(own[:count]) for own in parts for count in range(1, len(own) + 1))
+    return [name for name in Vocabulary.available() if joined in accumulate(name.split("_"))]
 
 
 def _plain(names: Iterable[str]) -> set[str]:

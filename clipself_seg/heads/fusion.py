@@ -173,7 +173,7 @@ def fuse_detections(
         alpha: CLIP's exponent for seen classes, in [0, 1].
         beta: CLIP's exponent for unseen classes, in [0, 1].
     """
-    assert detector_logits.shape == clip_logits.shape == (len(clip_logits), len(seen) + 1)
+    assert detector_logits.shape == clip_logits.shape == (len(clip_logits), seen.shape[0] + 1)
     detector_nK, clip_nK = _log_probabilities(detector_logits), _log_probabilities(clip_logits)
     columns = torch.cat([seen.bool(), seen.new_ones(1, dtype=torch.bool)])
     exponents = torch.where(columns, clip_nK.new_full((), alpha), clip_nK.new_full((), beta))

@@ -76,21 +76,22 @@ def members_of(names: Names) -> Tensor:
 
 
 def class_logits(
-    embeddings: Tensor, text_SE: Tensor, synonyms: Sequence[int], scale: Tensor
+    embeddings: Tensor, text_SE: Tensor, synonyms: Sequence[int] | None, scale: Tensor
 ) -> Tensor:
     """Largest ``scale * cosine`` among the synonyms of each class, (..., Q, K), in float32.
 
     Args:
         embeddings: (..., Q, E), of any norm; a zero vector has the logit 0 for every class.
         text_SE: text embeddings of any norm, the synonyms of a class one after another.
-        synonyms: number of texts of each of the K classes.
+        synonyms: number of texts of each of the K classes; None: each text is a class.
         scale: factor of the cosines, a positive scalar.
     """
-    assert sum(synonyms) == len(text_SE) and min(synonyms, default=0) >= 1, "a text for every class"
+    if synonyms is not None:
+        assert sum(synonyms) == len(text_SE) and min(synonyms, default=0) >= 1
     with full_precision(embeddings.device):
         unit_SE = F.normalize(text_SE.float(), dim=-1)
         logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ unit_SE.T)
-    if max(synonyms) == 1:
+    if synonyms is None or max(synonyms) == 1:
         return logits
     class_of_S = torch.repeat_interleave(torch.tensor(synonyms))
     class_of_S = class_of_S.to(logits.device, non_blocking=QUEUES)

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from clipself_seg.checkpoints.locate import fetch, weights_folder
+from clipself_seg.checkpoints.needs import fetch_needed
 from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED, SHIPPED_CONFIGS, zoo
 from clipself_seg.errors import InputError, nearest
 
@@ -42,6 +43,7 @@ class ModelHandler(PathHandler):
                 f"{name} was measured with {key} {value}, which a checkpoint does not set: build the model from "
                 f'load_config("{config}", ["MODEL.WEIGHTS", "{path}"])'
             )
+        fetch_needed({"MODEL.WEIGHTS": name})
         return str(fetch(official[name]))
 
 

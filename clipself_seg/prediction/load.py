@@ -17,7 +17,7 @@ from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import architecture
-from clipself_seg.prediction.pretrained import fetched, from_folder
+from clipself_seg.prediction.pretrained import from_folder
 from clipself_seg.prediction.task_predictors import PREDICTORS, BoxesOfSegments
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,6 @@ def load(
     Raises:
         InputError: the model is unknown, does another task, cannot be fetched or does not fit its configuration.
     """
-    if config_file is None:  # beside one it is a file of weights
-        model = fetched(model)
     choice = find_model(model, task, config_file)
     given = [*opts, *([] if device is None else ["MODEL.DEVICE", device])]
     build: Any = PREDICTORS[choice.task]  # by `configurable`

@@ -24,14 +24,12 @@ import numpy as np
 import safetensors.torch
 import yaml
 from detectron2.config import CfgNode
-from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
-from clipself_seg.checkpoints.download import NotFetched
-from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
+from clipself_seg.checkpoints.locate import HUB, endpoint, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import OPEN_LICENCES, SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.choice import CONFIG, PRETRAINED_FILES, is_repository
+from clipself_seg.choice import CONFIG, FOLDER_FILES, PRETRAINED_FILES
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.declare import KEYS, Key
@@ -45,7 +43,7 @@ from clipself_seg.models.build import registered_model
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.provenance import provenance
 from clipself_seg.schema import OBJECT, check
-from clipself_seg.yaml_files import leaves, lists_for_tuples, read_tree
+from clipself_seg.yaml_files import BASE_KEY, leaves, lists_for_tuples, read_tree
 
 if TYPE_CHECKING:
     from clipself_seg.prediction.predictor import ImagePredictor
@@ -62,8 +60,6 @@ BRANCH_CLIP = FILE_KEYS["MODEL.CLIP_BRANCH.WEIGHTS"]
 VOCABULARY = "vocabulary.json"
 TRAINED = FILE_KEYS["TEST.TRAIN_VOCABULARY"]
 CARD = "README.md"
-# Files of a folder. The first is required, and `MODEL` too unless the weights of CLIP are the only ones.
-FILES = (CONFIG, MODEL, CLIP, BRANCH_CLIP, VOCABULARY, TRAINED, CARD)
 # What decides a prediction: the rest is training's, the machine's, or a file of its own.
 SECTIONS = ("MODEL.", "INPUT.", "TEST.")
 
@@ -190,24 +186,6 @@ def _sharable(predictor: ImagePredictor[Any]) -> CfgNode:
     if reason or cfg is None:
         raise InputError(f"this predictor cannot be saved: {reason}")
     return cfg
-
-
-def fetched(model: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """A model as it is given; in place of a repository of the hub, "org/name" or "org/name@revision", its folder, which
-    is fetched once.
-
-    Raises:
-        InputError: no such repository, or it cannot be fetched.
-    """
-    if not isinstance(model, str) or not is_repository(model):
-        return model
-    stated = model.startswith(HUB)
-    try:
-        return hub_folder(hub_name(model if stated else f"{HUB}{model}"), FILES[:1], FILES[1:])
-    except NotFetched as error:
-        if stated:
-            raise
-        raise NotFetched(f"no folder {model} is here, and {error}") from None
 
 
 def _write_parts(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path) -> None:
@@ -475,7 +453,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
         names = {path.name for path in target.iterdir()}
         if names and not overwrite:
             reason = "has files: give a new folder, or overwrite=True"
-        elif others := sorted(names - {*FILES}):
+        elif others := sorted(names - {*FOLDER_FILES}):
             reason = f"has {others[0]}, which save_pretrained does not write: give another folder"
     elif target.exists():
         reason = "is a file: give a folder"

@@ -242,7 +242,9 @@ def _trainable(cfg: CfgNode) -> type[TrainableModel]:
     """The class of the configured meta-architecture, if it trains."""
     cls = architecture(cfg)
     if not issubclass(cls, TrainableModel):
-        raise InputError(f"{cfg.MODEL.META_ARCHITECTURE} does not train: add --eval-only")
+        raise InputError(
+            f"{cfg.MODEL.META_ARCHITECTURE} does not train: evaluate it (eval), or train another model (--task)"
+        )
     return cls
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import posixpath
 import sys
+from urllib.parse import quote, unquote
 
 import numpy as np
 from PIL import Image
@@ -93,7 +94,7 @@ def to_tasks(source, target, folder):
         results[entry["image_id"]].append(part)
     tasks = [
         {
-            "data": {"image": f"{LOCAL}{posixpath.join(folder, image['file_name'])}"},
+            "data": {"image": LOCAL + quote(posixpath.join(folder, image["file_name"]))},
             "predictions": [{"model_version": "clipself_seg", "result": results[image["id"]]}],
         }
         for image in coco["images"]
@@ -118,7 +119,7 @@ def from_export(source, target, words):
         for part in strokes:
             mask = painted(part["value"]["rle"], height, width)
             label_map[mask] = labels[part["value"]["brushlabels"][0]]
-        name = os.path.splitext(os.path.basename(task["data"]["image"]))[0]
+        name = os.path.splitext(os.path.basename(unquote(task["data"]["image"])))[0]
         Image.fromarray(label_map).save(os.path.join(target, f"{name}.png"))
 
 

@@ -8,13 +8,13 @@ from bench.case import IMAGE_SIZE, Case
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
 from bench.flops import (
+    PRODUCTS,
     TowerFlops,
-    aggregator_flops,
     count_flops,
-    feature_flops,
+    counted_by_fvcore,
     text_flops,
     tower_flops,
-    upsample_flops,
+    window_flops,
 )
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
@@ -256,6 +256,14 @@ def test_operations_of_towers_are_those_of_the_formulas():
     assert tower_flops(eva, 48, 32) == by_formula(eva, weights, 48, 32)
 
 
+@pytest.mark.parametrize("name", ["ViT-Mini-8", "EVA-Mini-8", "RN-Mini"])
+def test_fvcore_counts_the_same_products_and_norms_besides(name):
+    tower, images = load_clip(name, None).visual, torch.zeros(1, 3, 64, 64)
+    counts = counted_by_fvcore(tower, images)
+    assert 2 * sum(counts[name] for name in PRODUCTS) == count_flops(lambda: tower.dense(images))
+    assert {*counts} - {*PRODUCTS} <= {"layer_norm"}
+
+
 def test_operations_of_a_resnet_are_counted_without_memory():
     with torch.device("meta"):
         tower = load_clip("RN50", None).visual
@@ -273,8 +281,9 @@ def test_operation_counts_of_cat_seg_are_those_of_torch(small_cat_seg):
     views = torch.zeros(2, 3, 384, 384)
     with torch.no_grad():
         counted = count_flops(lambda: model.window_logits(views))
-    parts = (feature_flops, upsample_flops, aggregator_flops)
-    assert text_flops(model, torch.device("cpu")) + sum(part(model, 2) for part in parts) == counted
+    assert text_flops(model, torch.device("cpu")) + window_flops(model, 2) == counted
+    every = SemSegWorkload(semseg_case(classes=847)).model  # "screen" is two of them
+    assert window_flops(every, 1) > window_flops(model, 1)
 
 
 def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):

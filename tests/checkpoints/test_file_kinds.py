@@ -39,15 +39,23 @@ def test_a_part_of_a_file_is_refused_and_the_whole_passes(kind, name, tmp_path):
             refuse_lost(str(tmp_path / name))
 
 
-def test_a_part_under_a_name_of_the_zoo_is_refused_before_torch(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("predict.main", (__file__, "--words", "dog")),
+        ("explore.explore", (__file__, "--words", "dog")),
+        ("export.export", ("-o", "onnx")),
+    ],
+)
+def test_a_part_under_a_name_of_the_zoo_is_refused_before_torch(call, words, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     path = write(tmp_path / zoo()["openai-vitb16"].file, "safetensors", 0.5)
     for refuse in (locate, lambda name: needs.missing_parts({"MODEL.CLIP.WEIGHTS": name})):
         with pytest.raises(InputError, match=f"{path.name} {CUT_OFF}"):
             refuse("openai-vitb16")
-    words = ("--model", "openai-vitb16", "--words", "dog")
-    code = "import sys; from clipself_seg.commands.predict import main; print(main(sys.argv[1:]), *sys.modules)"
-    done = run_python(code, __file__, *words)
+    code = "import sys; from clipself_seg.commands import predict, explore, export; "
+    code += f"print({call}(sys.argv[1:]), *sys.modules)"
+    done = run_python(code, *words, "--model", "openai-vitb16")
     status, *modules = done.stdout.split()
     assert status == "2" and "torch" not in modules and re.search(CUT_OFF, done.stderr)
 

@@ -44,7 +44,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import find_file
 from tests.weight_server import COMMIT, serving
 
-DATA = b"weights" * 100
+DATA = b"\x80eights" * 100  # begins as a pickle does
 NOWHERE = "http://127.0.0.1:9"  # the port of "discard", where nobody listens
 
 
@@ -193,10 +193,7 @@ def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsy
     hub.push({"model_base.pth": DATA}, name="hamacojr/CAT-Seg-weights", kind="space")
     path = locate("catseg-base")
     assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
-    assert (
-        "fetching catseg-base (size not published) from https://huggingface.co/spaces/"
-        in capsys.readouterr().err
-    )
+    assert "fetching catseg-base from https://huggingface.co/spaces/" in capsys.readouterr().err
     assert locate("catseg-base") == path and present_file(zoo()["catseg-base"]) == path
     hub.push({"one.pt": DATA})
     address = "https://huggingface.co/org/name/resolve/main/one.pt"
@@ -410,7 +407,8 @@ def test_processes_that_want_one_repository_fetch_it_once(hub):
 def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     folder = tmp_path / "hub" / "org--name" / "main"
-    said = f"fetch .*pytorch_model.bin from {NOWHERE}/org/name/tree/main into {folder}"
+    place = f"from {NOWHERE}/org/name/tree/main into {folder}"
+    said = f"fetch .*pytorch_model.bin .of the last two config.json, too. {place}"
     with pytest.raises(InputError, match=f"Connection refused.*{said}"):
         hub_file(NAME)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -42,6 +42,10 @@ def _bad_files(folder) -> dict[str, str]:
     (folder / "text.pt").write_text("not a checkpoint")
     (folder / "text.safetensors").write_text("not a checkpoint")
     (folder / "empty.pt").write_bytes(b"")
+    (folder / "page.safetensors").write_text("\n<!DOCTYPE html><html>")
+    (folder / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    with zipfile.ZipFile(folder / "zipped.pth", "w") as archive:
+        archive.writestr("clipself/openai_vitb16.pt", "")
     torch.save({"state_dict": tensors, "extra": Bomb()}, folder / "bomb.pt")
     (folder / "raw.pt").write_bytes(pickle.dumps(Bomb()))
     torch.save({}, folder / "nothing.pt")
@@ -55,7 +59,10 @@ def _bad_files(folder) -> dict[str, str]:
         "half_safetensors.safetensors": "half_safetensors.safetensors is truncated",
         "text.pt": "text.pt is truncated or no PyTorch file",
         "text.safetensors": "text.safetensors is truncated or no safetensors file",
-        "empty.pt": "empty.pt is truncated",
+        "empty.pt": "empty.pt is empty",
+        "page.safetensors": "page.safetensors is a web page in place of weights: open it",
+        "pointer.pt": "pointer.pt is a pointer of Git LFS in place of weights: fetch",
+        "zipped.pth": "zipped.pth is an archive of other files .clipself/openai_vitb16.pt.: unpack it",
         "bomb.pt": "bomb.pt is refused.*system",
         "raw.pt": "raw.pt is truncated or no PyTorch file",
         "nothing.pt": "nothing.pt holds no tensors",
@@ -130,7 +137,7 @@ def test_a_torchscript_archive_is_refused_with_the_name_of_the_same_weights(tmp_
     with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Bomb(), protocol=2))
         archive.writestr("archive/constants.pkl", pickle.dumps(()))
-    said = "ViT-B-16.pt is a TorchScript archive, .* give the name .* such as openai-vitb16 .*; of others save"
+    said = "ViT-B-16.pt is a TorchScript archive, .* give the name, such as openai-vitb16, of others save"
     with pytest.raises(InputError, match=said):
         read_checkpoint(tmp_path / "ViT-B-16.pt")
     assert "openai-vitb16" in zoo()

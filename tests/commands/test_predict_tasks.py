@@ -161,7 +161,7 @@ def test_a_folder_may_be_called_as_a_model(photos, masks, tmp_path, monkeypatch,
     "name, message",
     [
         ("sam3", "facebook/sam3 is gated (SAM License)"),
-        ("sam2", "masks of facebook/sam2.1-hiera-large; its licence: Apache-2.0"),
+        ("sam2", "sam2 (size 898 MB; licence Apache-2.0, may ship: yes)"),
     ],
 )
 def test_a_model_that_is_not_here_is_named_with_its_licence(

@@ -146,7 +146,7 @@ def test_data_sets_are_looked_for_before_weights_are_fetched(tmp_path, monkeypat
     assert train.main(["--eval-only", "--model", "catseg-base", *output]) == 2
     said = capfd.readouterr().err
     assert 'data set "ade20k_full_sem_seg_freq_val_all": ' in said and "fetching" not in said
-    assert "or leave it out of DATASETS.TEST" in said
+    assert "or leave it out, DATASETS.TEST \"('context_459_test_sem_seg', 'ade20k_150_" in said
     assert train.main(["--task", "semantic", *output]) == 2
     said = capfd.readouterr().err
     assert 'data set "coco_2017_train_stuff_all_sem_seg": ' in said and "fetch" not in said

@@ -175,7 +175,7 @@ def test_models_of_masks_agree_with_transformers_and_others_differ(kind, tmp_pat
     assert differing((model, image, rows))
 
 
-NAME = "facebook/mask2former-small"
+NAME = MASK_MODELS["mask2former"].repository
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def table(tmp_path, image, monkeypatch):
 def test_an_image_is_fetched_once_and_the_numbers_decide(table, tmp_path, image, capsys):
     with serving(p_png=image.read_bytes()) as server:
         table(address=f"{server.address}/p.png")
-        assert main(["verify", NAME]) == 0 and main(["verify", "--all"]) == 0
+        assert main(["verify", "mask2former"]) == 0 and main(["verify", "--all"]) == 0
         assert len(server.asked) == 1
     said = capsys.readouterr()
     assert said.err.startswith("to be fetched, of unknown size: the image p.png (")

@@ -8,13 +8,14 @@ import sys
 import pytest
 
 from clipself_seg import list_models
-from clipself_seg.checkpoints import needs
 from clipself_seg.checkpoints import zoo as zoo_module
 from clipself_seg.checkpoints.mask_models import NEEDED
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED, SHIPPED_TAGS, zoo
 from clipself_seg.clip import load_clip
 from clipself_seg.commands.weights import main
 from clipself_seg.errors import InputError
+
+PICKLE = b"\x80"  # its beginning
 
 
 def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
@@ -63,14 +64,14 @@ def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch
     path = tmp_path / zoo()["fcclip-r50"].file
     assert main(["get", "fcclip-r50"]) == 2
     assert f"save it as {tmp_path}" in capsys.readouterr().err
-    path.touch()
-    (tmp_path / zoo()["openai-rn50"].file).touch()
+    for file in (path, tmp_path / zoo()["openai-rn50"].file):
+        file.write_bytes(PICKLE)
     assert main(["get", "fcclip-r50"]) == 0
     assert str(path) in capsys.readouterr().out
     folder = tmp_path / "hub" / "facebook--sam2.1-hiera-large" / "main"
     folder.mkdir(parents=True)
     for name in NEEDED:
-        (folder / name).touch()
+        (folder / name).write_bytes(PICKLE)
     assert main(["get", "sam2"]) == 0
     assert f"sam2: {folder} (Apache-2.0)" in capsys.readouterr().out
     assert main(["get", "fclip-r50"]) == 2
@@ -80,10 +81,13 @@ def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch
 
 def test_check_names_files_and_refuses_others(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nowhere")]) == 2
-    (tmp_path / zoo()["fcclip-r50"].file).touch()
+    (path := tmp_path / zoo()["fcclip-r50"].file).write_bytes(PICKLE)
     assert main(["check", str(tmp_path)]) == 0
-    said = f"{tmp_path / zoo()['fcclip-r50'].file}: fcclip-r50, of which no size is published"
+    said = f"{path}: fcclip-r50, of which no size is published"
     assert capsys.readouterr().out == f"{said}\n"
+    path.write_text("<html>")
+    assert main(["check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith(f"fcclip-r50: error: {path} is a web page in place")
     (tmp_path / zoo()["catseg-large"].file).touch()
     assert main(["check", str(tmp_path)]) == 1
     assert "has 0 bytes, and the official file has 2298213993" in capsys.readouterr().out
@@ -94,7 +98,7 @@ def test_check_of_all_finds_what_came_from_the_hub(tmp_path, capsys, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "hub" / "spaces--hamacojr--CAT-Seg-weights" / "main" / "model_base.pth"
     path.parent.mkdir(parents=True)
-    path.touch()
+    path.write_bytes(PICKLE)
     assert main(["check"]) == 0
     assert f"{path}: catseg-base, of which no size is published\n" == capsys.readouterr().out
 
@@ -117,16 +121,22 @@ def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, c
 def test_check_says_so_where_no_file_has_a_known_name(tmp_path, capsys):
     (tmp_path / "photo.jpg").touch()
     assert main(["check", str(tmp_path)]) == 0
-    assert "no file has the name of a published one" in capsys.readouterr().out
+    said = f"no file in {tmp_path} has the name of a published one"
+    assert said in capsys.readouterr().out
 
 
-def test_get_brings_what_the_model_needs_beside_its_file(tmp_path, capsys, monkeypatch):
+def test_get_says_in_a_line_what_models_need_beside_their_files_and_where_each_goes(
+    tmp_path, capsys, monkeypatch
+):
     """The tokenizer of a TIPSv2, and the CLIP of an F-ViT, without which nothing predicts offline."""
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    got: list[dict] = []
-    monkeypatch.setattr(needs, "fetch_needed", got.append)
-    names = ["tipsv2-b14", "fvit-eva02-vitb16-coco-patches"]
-    for name in names:
-        (tmp_path / zoo()[name].file).touch()
-    assert main(["get", *names]) == 0
-    assert [values["MODEL.CLIP.NAME"] for values in got] == ["TIPSv2-B-14", "EVA02-B-16"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    names = ("tipsv2-b14", "fvit-eva02-vitb16-coco-patches", "EVA02-B-16:merged2b_s8b_b131k")
+    assert main(["get", *names[:2], "eomt"]) == 2
+    line, *_, error = capsys.readouterr().err.splitlines()
+    assert line.startswith("to be fetched, 2,353 MB and more: ")
+    for name in (*names, "tokenizer of google/tipsv2-b14", "eomt"):
+        assert line.count(f" {name} (size ") == 1
+    for file in (*(zoo()[name].file for name in names), "hub/google--tipsv2-b14/main"):
+        assert error.count(str(tmp_path / file)) == 1

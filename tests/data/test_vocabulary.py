@@ -193,9 +193,16 @@ def test_entries_of_other_types_are_no_classes_and_names_stand_twice_where_that_
     assert len(Vocabulary.of(["dog", "cat|dog"], repeats=True)) == 2
 
 
-@pytest.mark.parametrize("words, meant", [("coco", "coco_80"), ("ADE20K-150", "ade20k_150")])
-def test_words_that_begin_the_name_of_a_vocabulary_are_asked_about(words, meant):
-    with pytest.raises(InputError, match=f'no vocabulary "{words}": did you mean "{meant}"'):
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        ("coco", "choose from: coco_80, coco_panoptic_133, coco_stuff_171"),
+        ("ade20k", "choose from: ade20k_150, ade20k_847"),
+        ("ADE20K-150", 'did you mean "ade20k_150"'),
+    ],
+)
+def test_words_that_begin_the_name_of_a_vocabulary_are_asked_about(words, hint):
+    with pytest.raises(InputError, match=f'no vocabulary "{words}": {hint}'):
         Vocabulary.of(words)
     assert Vocabulary.of(f"{words},").first_names == Vocabulary.of([words]).first_names
 

@@ -25,7 +25,9 @@ def scene(number: int) -> np.ndarray:
 def content_of(words: list[str], *typed: str) -> Content:
     """Content with the mini panoptic model, as the command line gives it."""
     line = ["image", "--words", ", ".join(words), "--panoptic", *typed]
-    return explore.content_of(explore.explore.parser().parse_args(line))
+    args = explore.explore.parser().parse_args(line)
+    explore.choose_clips(args)
+    return explore.content_of(args)
 
 
 @pytest.fixture(scope="session")

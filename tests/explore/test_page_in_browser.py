@@ -132,6 +132,10 @@ def test_a_phone_does_not_scroll_sideways(opened, width):
     opened.size(width, 700, mobile=True)
     opened.drawn_by(lambda: opened.click("#panels .panel:nth-child(2) .place"))
     assert opened.run("document.documentElement.scrollWidth") <= width
+    # Two models stand side by side, above the picture.
+    tops = "[...document.querySelectorAll('#panels .panel')].map((panel) => panel.offsetTop)"
+    picture, first, second = opened.run(tops)
+    assert first == second < picture
     opened.run("explorer.content.panoptic.classes.forEach((one) => (one.name = 'w'.repeat(60)))")
     opened.click("[data-fusion=generator]")
     assert "www" in opened.run("document.getElementById('segments-list').textContent")

@@ -42,7 +42,7 @@ def test_detectron2s_checkpointer_and_predictor_take_a_shipped_model_by_its_name
 def test_an_official_model_is_its_file_and_the_log_says_what_the_file_does_not_set(
     weights, caplog, stand_ins
 ):
-    (weights / "model_base.pth").touch()
+    (weights / "model_base.pth").write_bytes(b"\x80")
     path = PathManager.get_local_path("clipself://catseg-base")
     assert path == str(weights / "model_base.pth")
     (line,) = (record.getMessage() for record in caplog.records)

@@ -145,7 +145,7 @@ def test_it_is_built_from_its_keys_and_does_not_train(capfd, tmp_path):
     assert isinstance(model, Model) and not issubclass(ZeroShotSegmenter, TrainableModel)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert train.main(["--config-file", str(MINI), *opts, "OUTPUT_DIR", str(tmp_path)]) == 2
-    assert "ZeroShotSegmenter does not train: add --eval-only" in capfd.readouterr().err
+    assert "ZeroShotSegmenter does not train: evaluate it (eval)" in capfd.readouterr().err
 
 
 def test_weights_belong_to_the_clip():

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from clipself_seg.choice import FOLDER_FILES
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import KEYS
@@ -26,7 +27,6 @@ from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     MOST_BYTES,
-    fetched,
     from_folder,
     read_folder_config,
     write_folder_config,
@@ -94,7 +94,7 @@ def test_what_is_read_back_predicts_the_same_bit_for_bit(saved, name):
 
 def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
     _, folder = saved("PanopticPredictor")
-    assert {path.name for path in folder.iterdir()} == {*pretrained.FILES}
+    assert {path.name for path in folder.iterdir()} == {*FOLDER_FILES}
     header, card = (folder / "README.md").read_text().split("---\n")[1:3]
     stated = yaml.safe_load(header)
     assert (stated["license"], stated["pipeline_tag"]) == ("apache-2.0", "image-segmentation")
@@ -252,6 +252,10 @@ def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
     with serving() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         server.push(files)
+        Image.new("RGB", (96, 64)).save(tmp_path / "one.png")
+        words = [str(tmp_path / "one.png"), "--words", "red star", "-o", str(tmp_path / "out")]
+        assert predict.main([*words, "--model", "org/name", "--device", "cpu"]) == 0
+        assert (tmp_path / "out" / "detections.json").exists()
         names = load("org/name").vocabulary.first_names
         assert names == ("red star", "blue ring", "grass")
         server.files.clear()
@@ -265,7 +269,7 @@ def test_without_a_hub_it_is_said_at_once(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match="no folder org/none is here, and hf-hub:org/none is not"):
-        fetched("org/none")
+        load("org/none")
     with pytest.raises(InputError, match="names nothing on the Hugging Face hub"):
         saved("SemanticPredictor")[0].push_to_hub("none")
 

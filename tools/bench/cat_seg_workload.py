@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import plain_cat_seg as plain
 from bench.case import Case, Workload
-from bench.flops import aggregator_flops, feature_flops, step_flops, text_flops, upsample_flops
+from bench.flops import step_flops, text_flops, window_flops
 from bench.measure import Run
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
@@ -68,7 +68,7 @@ class SemSegWorkload(Workload):
         if case.compile:
             self.model.aggregator.compile_blocks()
         self.model.to(self.device).train(case.training)
-        self.model.set_vocabulary(names[: case.classes])
+        self.model.set_vocabulary(Vocabulary.of(names[: case.classes], repeats=True))
 
     def runs(self) -> dict[str, Run]:
         """Timed runs by name; texts are encoded anew in "image", as for a first image, and in "step"."""
@@ -76,9 +76,7 @@ class SemSegWorkload(Workload):
 
     def _inference_runs(self) -> dict[str, Run]:
         model, views = self.model, len(self.model.layout.corners) + 1
-        text = text_flops(model, self.device)
-        image = text + feature_flops(model, views) + upsample_flops(model, views)
-        image += aggregator_flops(model, views)
+        image = text_flops(model, self.device) + window_flops(model, views)
         return {
             "image": Run(self._image, image, self._forget_texts, memory=True),
             "plain image": Run(self.with_stock_linear(self._plain_image), image, memory=True),

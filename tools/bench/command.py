@@ -8,10 +8,13 @@
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
     python tools/benchmark.py detection --only image "behind the tower" --repeats 3
+    python tools/benchmark.py models --json docs/measured/models.json
     python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
 formulation (most of an hour on two cores with --repeats 1; --only takes the first words of lines).
+"models" writes what README and docs/performance.md say of the models of README's table (three minutes;
+python tools/write_tables.py brings it there).
 
 Weights are random and images are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
@@ -68,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = "all dense distill regions semseg panoptic detection first-hour".split()
+    tasks = "all models dense distill regions semseg panoptic detection first-hour".split()
     value(options, "task", choices=tasks)
     models = f"{MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection {DETECTION_MODEL}"
     value(options, "--model", f"open_clip's name ({models})")
@@ -124,6 +127,11 @@ def main(arguments: list[str] | None = None) -> None:
 
         path = Path(path or "output/first_hour.json")
         sys.stdout.write(first_hour(path, args | {"small": small}, say))
+        return
+    if task == "models":
+        from bench.models import measure_models
+
+        write_json(Path(path or "docs/measured/models.json"), measure_models(args["only"], say))
         return
     common = {key: args[key] for key in COMMON}
     from bench import jobs

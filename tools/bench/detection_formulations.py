@@ -1,4 +1,4 @@
-"""Runs F-ViT behind the tower, part by part, in the project's formulation and in a plain one, to time both.
+"""F-ViT behind the tower, as the project has it and in a plain formulation, to time both.
 
 Shapes: D width of the tower, E embedding, K classes, n boxes, g x g cells of the tower, H W rows and columns of
     the original image.
@@ -6,9 +6,7 @@ Shapes: D width of the tower, E embedding, K classes, n boxes, g x g cells of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.layers.mask_ops import paste_masks_in_image
@@ -16,10 +14,9 @@ from torch import Tensor
 
 from bench import plain_detection as plain
 from clipself_seg.clip.precision import autocast
-from clipself_seg.heads.fusion import fuse_detections
-from clipself_seg.heads.fvit.boxes import Detected, decode_boxes, select_detections
+from clipself_seg.heads.fvit.boxes import Detected, decode_boxes
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, RoIHeads, pool_boxes
+from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, MASK_SIDE, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 
 Maps = list[Tensor]
@@ -50,128 +47,50 @@ class Setting(NamedTuple):
     image_size: tuple[int, int]
     original_size: tuple[int, int]
 
-
-class Scored(NamedTuple):
-    """Boxes and their scores, from which detections are selected.
-
-    Attributes:
-        boxes: (n, 4) in pixels of the original image.
-        detector_logits: (n, K + 1).
-        clip_logits: (n, K + 1).
-    """
-
-    boxes: Tensor
-    detector_logits: Tensor
-    clip_logits: Tensor
+    @property
+    def scale(self) -> Tensor:
+        """Pixels of the square for each pixel of the image, (4,)."""
+        (rows, columns), (height, width) = self.image_size, self.original_size
+        return self.text.new_tensor([columns / width, rows / height] * 2)
 
 
-class Formulation(NamedTuple):
-    """The parts of a detector as functions.
-
-    Attributes:
-        levels: four taps (1, D, g, g) -> P2 to P6.
-        rpn: levels -> logits and deltas of every anchor of each level.
-        propose: logits and deltas -> proposals (n, 4) and their scores (n,).
-        pool: levels, boxes (n, 4) and a side -> features (n, C, side, side).
-        boxes: features (n, C, 7, 7) -> class embeddings (n, E) and deltas (n, 4).
-        clip_logits: unit dense features (E, g, g) and boxes (n, 4) -> CLIP's logits (n, K + 1).
-        select: `Scored` -> detections: both scores are fused, and each class suppressed.
-        mask_probs: features (n, C, 14, 14) -> masks (n, 28, 28) in [0, 1].
-        paste: masks (n, 28, 28) and boxes (n, 4) -> masks (n, H, W) bool.
-    """
-
-    levels: Callable[[Maps], Maps]
-    rpn: Callable[[Maps], tuple[Maps, Maps]]
-    propose: Callable[[Maps, Maps], tuple[Tensor, Tensor]]
-    pool: Callable[[Maps, Tensor, int], Tensor]
-    boxes: Callable[[Tensor], tuple[Tensor, Tensor]]
-    clip_logits: Callable[[Tensor, Tensor], Tensor]
-    select: Callable[[Scored], Detected]
-    mask_probs: Callable[[Tensor], Tensor]
-    paste: Callable[[Tensor, Tensor], Tensor]
-
-
-def our_formulation(setting: Setting) -> Formulation:
-    """The project's."""
-    low = partial(_in_low_precision, setting)
-    heads: Any = setting.heads
-    rule = heads.settings
-
-    def select(scored: Scored) -> Detected:
-        logits = scored.detector_logits, scored.clip_logits
-        scores = fuse_detections(*logits, setting.seen, rule.alpha, rule.beta)
-        return select_detections(scored.boxes, scores[:, :-1], rule.rule)
-
-    return Formulation(
-        levels=low(lambda taps: setting.neck(taps, setting.resizers)),
-        rpn=low(setting.rpn),
-        propose=lambda logits, deltas: setting.rpn.propose(logits, deltas, 0, setting.image_size),
-        pool=lambda levels, boxes, side: pool_boxes(levels, heads.strides, [boxes], side),
-        boxes=low(heads.bbox_head),
-        clip_logits=lambda dense, boxes: heads.clip_logits(dense, boxes, setting.text),
-        select=select,
-        mask_probs=low(lambda rois: heads.mask_head(rois).float().sigmoid()),
-        paste=lambda probs, boxes: paste_masks_in_image(probs, boxes, setting.original_size),
-    )
-
-
-def plain_formulation(setting: Setting) -> Formulation:
-    """The plain one."""
-    low = partial(_in_low_precision, setting)
-    heads: Any = setting.heads
-    rule, sizes = heads.settings, (heads.strides, setting.image_size)
-    clip = heads.strides[2], setting.text, rule.clip_temperature
-
-    def select(scored: Scored) -> Detected:
-        logits = scored.detector_logits, scored.clip_logits
-        scores = plain.plain_scores(*logits, setting.seen, rule.alpha, rule.beta)
-        return plain.plain_detections(scored.boxes, scores[:, :-1], rule.rule)
-
-    return Formulation(
-        levels=low(partial(plain.plain_levels, setting.neck, setting.resizers)),
-        rpn=low(partial(plain.plain_rpn, setting.rpn)),
-        propose=lambda logits, deltas: plain.plain_proposals(
-            logits, deltas, *sizes, setting.rpn.rule
-        ),
-        pool=lambda levels, boxes, side: plain.plain_pooling(levels, heads.strides, boxes, side),
-        boxes=low(partial(plain.plain_box_head, heads.bbox_head)),
-        clip_logits=lambda dense, boxes: plain.plain_clip_logits(dense, boxes, *clip),
-        select=select,
-        mask_probs=low(partial(plain.plain_mask_probs, heads.mask_head)),
-        paste=lambda probs, boxes: plain.plain_masks(probs, boxes, setting.original_size),
-    )
-
-
-def _in_low_precision(setting: Setting, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Convolutions and linear layers run in the precision of evaluation, all else in float32."""
-
-    def run(*inputs: Any) -> Any:
-        with autocast(setting.text.device, setting.precision):
-            return function(*inputs)
-
-    return run
-
-
-def detect(
-    pieces: Formulation, setting: Setting, taps: Maps, dense: Tensor
-) -> tuple[Detected, Tensor]:
-    """Detections of an image, and masks (m, H, W) bool.
+def our_detections(setting: Setting, taps: Maps, dense: Tensor) -> tuple[Detected, Tensor]:
+    """Detections of an image as `FViT` makes them, and their masks (n, H, W) bool.
 
     Args:
-        pieces: of one formulation.
-        setting: that the pieces were made with.
+        setting: the detector.
         taps: four maps (1, D, g, g).
         dense: unit dense features (E, g, g).
     """
-    heads = setting.heads
-    levels = pieces.levels(taps)
-    proposals, _ = pieces.propose(*pieces.rpn(levels))
-    embeddings, deltas = pieces.boxes(pieces.pool(levels, proposals, 7))
-    (rows, columns), (height, width) = setting.image_size, setting.original_size
-    scale = proposals.new_tensor([columns / width, rows / height] * 2)
-    refined = decode_boxes(proposals, deltas, setting.image_size, DELTA_WEIGHTS)
-    logits = heads.bbox_head.logits(embeddings, setting.text)
-    scored = Scored(refined / scale, logits, pieces.clip_logits(dense, proposals))
-    detected = pieces.select(scored)
-    probs = pieces.mask_probs(pieces.pool(levels, detected.boxes * scale, 14))
-    return detected, pieces.paste(probs, detected.boxes)
+    size, precision = setting.image_size, setting.precision
+    with autocast(dense.device, precision):
+        levels = setting.neck(taps, setting.resizers)
+        logits, deltas = setting.rpn(levels)
+    boxes, _ = setting.rpn.propose(logits, deltas, 0, size)
+    classes = setting.text, setting.seen, precision
+    detected, probs = setting.heads.detect(levels, dense, boxes, size, setting.scale, *classes)
+    return detected, paste_masks_in_image(probs, detected.boxes, setting.original_size)
+
+
+def plain_detections(setting: Setting, taps: Maps, dense: Tensor) -> tuple[Detected, Tensor]:
+    """The same in the plain formulation: convolutions and linear layers in the precision, all else in float32."""
+    heads, rpn, scale = setting.heads, setting.rpn, setting.scale
+    rule, strides, device = heads.settings, heads.strides, dense.device
+    assert heads.mask_head is not None
+    with autocast(device, setting.precision):
+        levels = plain.plain_levels(setting.neck, setting.resizers, taps)
+        logits, deltas = plain.plain_rpn(rpn, levels)
+    boxes, _ = plain.plain_proposals(logits, deltas, strides, setting.image_size, rpn.rule)
+    pooled = plain.plain_pooling(levels, strides, boxes, 7)
+    with autocast(device, setting.precision):
+        embeddings, moves = plain.plain_box_head(heads.bbox_head, pooled)
+    detector = heads.bbox_head.logits(embeddings, setting.text, rule.temperature)
+    sampled = strides[2], setting.text, rule.clip_temperature
+    clip = plain.plain_clip_logits(dense, boxes, *sampled)
+    scores = plain.plain_scores(detector, clip, setting.seen, rule.alpha, rule.beta)
+    refined = decode_boxes(boxes, moves, setting.image_size, DELTA_WEIGHTS) / scale
+    detected = plain.plain_detections(refined, scores[:, :-1], rule.rule)
+    pooled = plain.plain_pooling(levels, strides, detected.boxes * scale, MASK_SIDE)
+    with autocast(device, setting.precision):
+        probs = plain.plain_mask_probs(heads.mask_head, pooled)
+    return detected, plain.plain_masks(probs, detected.boxes, setting.original_size)

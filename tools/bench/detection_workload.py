@@ -14,14 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.case import IMAGE_SIZE, Case, PartWorkload, noise, seeded
-from bench.detection_formulations import (
-    Formulation,
-    Maps,
-    Setting,
-    detect,
-    our_formulation,
-    plain_formulation,
-)
+from bench.detection_formulations import Maps, Setting, our_detections, plain_detections
 from bench.flops import count_flops, pooling_flops, tower_flops
 from bench.measure import Run
 from clipself_seg.clip.linear import stock_linear
@@ -64,36 +57,27 @@ class DetectionWorkload(PartWorkload):
         return {
             **self._both(
                 BEHIND,
-                self._detect,
+                lambda maps: maps,
                 behind,
                 setup=lambda: self.maps,
                 given=4 * (4 * self.width + self.outline.embed_dim) * self.cells**2,
             ),
-            **self._both("image", self._image, tower + behind, setup=lambda: self.images),
+            **self._both("image", self._tower, tower + behind, setup=lambda: self.images),
         }
 
     def _both(
-        self, name: str, call: Callable[[Formulation, Any], Any], flops: int, **how: Any
+        self, name: str, maps_of: Callable[[Any], tuple[Maps, Tensor]], flops: int, **how: Any
     ) -> dict[str, Run]:
-        ours = Run(self._ours(call), flops, memory=True, **how)
-        return {name: ours, f"plain {name}": ours._replace(call=self._plain(call))}
-
-    def _image(self, pieces: Formulation, images: Tensor) -> Any:
-        return self._detect(pieces, self._tower(images))
-
-    def _ours(self, call: Callable[[Formulation, Any], Any]) -> Callable[[Any], Any]:
-        def run(inputs: Any) -> Any:
+        def ours(inputs: Any) -> Any:
             with torch.no_grad():
-                return call(our_formulation(self.setting), inputs)
+                return our_detections(self.setting, *maps_of(inputs))
 
-        return run
-
-    def _plain(self, call: Callable[[Formulation, Any], Any]) -> Callable[[Any], Any]:
-        def run(inputs: Any) -> Any:
+        def plain(inputs: Any) -> Any:
             with stock_linear(), torch.no_grad():
-                return call(plain_formulation(self.setting), inputs)
+                return plain_detections(self.setting, *maps_of(inputs))
 
-        return run
+        runs = {name: ours, f"plain {name}": plain}
+        return {key: Run(run, flops, memory=True, **how) for key, run in runs.items()}
 
     def _tower(self, images: Tensor) -> tuple[Maps, Tensor]:
         """Taps and unit dense features of one pass."""
@@ -101,15 +85,13 @@ class DetectionWorkload(PartWorkload):
             maps = self.clip.features(images, [*self.taps, DENSE])
         return [maps[name] for name in self.taps], F.normalize(maps[DENSE].float(), dim=1)[0]
 
-    def _detect(self, pieces: Formulation, maps: tuple[Maps, Tensor]) -> Any:
-        return detect(pieces, self.setting, *maps)
-
     def _flops(self) -> int:
         """Operations behind the tower, counted by torch on tensors without memory."""
         with torch.device("meta"), torch.no_grad():
             resizers, neck, rpn, roi_heads = self._new_detector()
             taps = [torch.empty(1, self.width, self.cells, self.cells) for _ in self.taps]
-            levels = [torch.empty(1, CHANNELS, *size) for size in self.level_sizes]
+            sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]  # P2 to P6
+            levels = [torch.empty(1, CHANNELS, side, side) for side in sides]
             heads: Any = roi_heads
             rois = [
                 torch.empty(n, CHANNELS, s, s)
@@ -123,12 +105,6 @@ class DetectionWorkload(PartWorkload):
             ]
             flops = sum(map(count_flops, parts))
         return flops + pooling_flops(self.cells**2, self.outline.embed_dim, PROPOSALS.after)
-
-    @property
-    def level_sizes(self) -> list[tuple[int, int]]:
-        """Rows and columns of P2 to P6."""
-        sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]
-        return [(side, side) for side in sides]
 
     def _new_detector(self) -> tuple[TapResizers, FeaturePyramid, RPN, RoIHeads]:
         strides = [self.outline.patch_size * factor for factor in RELATIVE_STRIDES]

@@ -1,17 +1,20 @@
 """Counts floating-point operations of a task or a part of it: matrix products and convolutions, 2 for a multiply-add.
 
-torch's own counter counts on tensors without memory. What a formulation computes in vain, or twice
-(activation checkpointing), does not count.
+torch's own counter counts on tensors without memory, and fvcore's beside it (`counted_by_fvcore`). What a formulation
+computes in vain, or twice (activation checkpointing), does not count.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +23,6 @@ from clipself_seg.clip import CLIP
 from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.clip.text import TextTower, texts_at_once
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
-from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg
 
 
@@ -30,6 +32,34 @@ def count_flops(function: Callable[[], object]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+# Operators that both counters count, by fvcore's names; its further ones are norms.
+ATTENTION = "scaled_dot_product_attention"
+PRODUCTS = ("conv", "linear", "matmul", ATTENTION)
+
+
+def counted_by_fvcore(tower: ImageTower, images: Tensor) -> Counter[str]:
+    """Multiply-adds of a tower's dense features by operator, as fvcore counts them; it computes them."""
+
+    class Dense(nn.Sequential):
+        """The dense features as a module, which fvcore traces."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return tower.dense(images)
+
+    def attention(inputs: list[Any], outputs: list[Any]) -> int:
+        """Two products, in an operator that fvcore does not know."""
+        query, key = (value.type().sizes() for value in inputs[:2])
+        return 2 * math.prod(query) * int(key[-2])
+
+    with torch.no_grad():
+        counted = FlopCountAnalysis(Dense(tower), images).set_op_handle(
+            f"aten::{ATTENTION}", attention
+        )
+        counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        counts: Counter[str] = counted.by_operator()
+    return counts
 
 
 class TowerFlops(NamedTuple):
@@ -139,48 +169,14 @@ def pooling_flops(cells: int, embed_dim: int, regions: int) -> int:
     return 2 * regions * cells * embed_dim
 
 
-def feature_flops(model: CATSeg, views: int) -> int:
-    """CLIP's dense and guiding features of so many windows."""
-    names = ("dense", *model.guidance_blocks)
-    return views * _count(model, lambda meta: meta.clip.features(_windows(meta), names))
-
-
-def upsample_flops(model: CATSeg, views: int) -> int:
-    """Bringing the guiding features to the decoder's sizes."""
-
-    def run(meta: CATSeg) -> None:
-        width = meta.clip.visual.feature_shapes()[meta.guidance_blocks[0]].channels
-        x = torch.empty(1, width, *meta.aggregator.sizes.grid, device="meta")
-        meta.upsample1(x)
-        meta.upsample2(x)
-
-    return views * _count(model, run)
-
-
-def aggregator_flops(model: CATSeg, views: int) -> int:
-    """Operations from features and texts to logits, the vocabulary for every window."""
-    sizes = model.aggregator.sizes
-    rows, columns = sizes.grid
-
-    def run(meta: CATSeg) -> None:
-        dense = torch.empty(sizes.text, rows, columns, device="meta")
-        first, second = (
-            torch.empty(channels, scale * rows, scale * columns, device="meta")
-            for channels, scale in zip(sizes.decoder_guidance, (2, 4))
-        )
-        meta.aggregator(dense[None], [Guidance(dense, (first, second))], texts_on_meta(meta))
-
-    return views * _count(model, run)
-
-
-def _count(model: CATSeg, function: Callable[[CATSeg], object]) -> int:
+def window_flops(model: CATSeg, windows: int) -> int:
+    """Logits of so many windows for the whole vocabulary, without the texts'."""
     meta = on_meta(model).requires_grad_(False)
+    text, side = texts_on_meta(meta), meta.layout.size
+    meta.texts.embed = lambda names, examples=(): text  # type: ignore[method-assign]
+    window = torch.empty(1, 3, side, side, device="meta")
     with torch.no_grad():
-        return count_flops(lambda: function(meta))
-
-
-def _windows(model: CATSeg) -> Tensor:
-    return torch.empty(1, 3, model.clip_size, model.clip_size, device="meta")
+        return windows * count_flops(lambda: meta.window_logits(window))
 
 
 def regions_flops(clip: CLIP, regions: int) -> int:

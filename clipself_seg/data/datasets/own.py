@@ -450,8 +450,9 @@ def check_data(names: Sequence[str]) -> list[str]:
             raise InputError(f"{metadata.origin}: {name} has no image with labels: add some")
         coco.require_files(name, records, f"correct {metadata.origin}")
         vocabulary = metadata.get("vocabulary") or ()
-        said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
-        if len(records) < enough:
+        classes = f", {len(vocabulary)} classes" if vocabulary else ""
+        said.append(f"{name}: {len(records)} images{classes}")
+        if vocabulary and len(records) < enough:  # the advice is about words and labels
             few.append(f"{name}: {len(records)} images {advice}, at least {enough}")
         files = {os.path.abspath(record["file_name"]) for record in records}
         if both := files & earlier:

@@ -387,17 +387,18 @@ class TextHead(nn.Module):
 
 
 def scores_with_void(
-    prediction: QueryPrediction, texts: Tensor, synonyms: Sequence[int], scale: Tensor
+    prediction: QueryPrediction, texts: Tensor, synonyms: Sequence[int] | None, scale: Tensor
 ) -> GeneratorScores:
     """Scores where void is one more class with a single text or vector.
 
     Args:
         prediction: of B images.
         texts: (S + 1, width of the embeddings), void last.
-        synonyms: number of texts of each class.
+        synonyms: number of texts of each class; None: each text is a class.
         scale: positive scalar that cosines are multiplied by.
     """
-    logits = class_logits(prediction.embeddings, texts, [*synonyms, 1], scale)
+    with_void = None if synonyms is None else [*synonyms, 1]
+    logits = class_logits(prediction.embeddings, texts, with_void, scale)
     return GeneratorScores(logits[..., :-1], logits)
 
 
@@ -432,14 +433,14 @@ class Generator(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def scores(
-        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int] | None
     ) -> GeneratorScores:
         """Class and void logits of a prediction.
 
         Args:
             prediction: an element of the list that `forward` returns.
             text_SE: CLIP's text embeddings, the synonyms of a class one after another, see `in_clip_space`.
-            synonyms: number of texts of each class.
+            synonyms: number of texts of each class; None: each text is a class.
         """
 
     def grounding(
@@ -530,7 +531,7 @@ class CaptionGenerator(MaskGenerator):
         self.word_head = TextHead(text_width, width)
 
     def scores(
-        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int] | None
     ) -> GeneratorScores:
         texts_SC, scale = self.word_head(text_SE), self.sem_seg_head.predictor.scale
         logits = class_logits(prediction.embeddings, texts_SC, synonyms, scale)
@@ -564,7 +565,7 @@ class LabelGenerator(MaskGenerator):
         self.category_head = TextHead(text_width, width, void=True)
 
     def scores(
-        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int] | None
     ) -> GeneratorScores:
         texts, scale = self.category_head(text_SE), self.sem_seg_head.predictor.scale
         return scores_with_void(prediction, texts, synonyms, scale)
@@ -580,7 +581,7 @@ class VectorGenerator(MaskGenerator):
         self.void_embedding = nn.Embedding(1, text_width)
 
     def scores(
-        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int] | None
     ) -> GeneratorScores:
         texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
         return scores_with_void(prediction, texts, synonyms, self.sem_seg_head.predictor.scale)

@@ -385,7 +385,7 @@ class PlainDecoder(generator.Generator):
         probs.copy_(constant(mask_probabilities(step, total, len(probs)), probs))
 
     def scores(
-        self, prediction: generator.QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+        self, prediction: generator.QueryPrediction, text_SE: Tensor, synonyms: Sequence[int] | None
     ) -> generator.GeneratorScores:
         texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
         scale = self.decoder.logit_scale.exp().clamp(max=LARGEST_SCALE)

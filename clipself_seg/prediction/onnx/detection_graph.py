@@ -5,7 +5,8 @@ proposals is fixed, and those that suppression removes get the score 0. Each box
 on levels that it does not belong to, a box outside of the image takes its place, for which pooling gives 0. Every
 pooled box has an area, because OpenVINO takes no samples in a box without one and then divides by their number.
 
-Shapes: h x w pixels of the image, n proposals, m detections, K classes. Boxes are XYXY in pixels of the image.
+Shapes: h x w pixels of the image, n proposals, m detections, K classes, S names of the class with the most, P sentences
+around a name, E embedding. Boxes are XYXY in pixels of the image.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from torch.nn import functional as F
 from torchvision.ops import nms, roi_align
 
 from clipself_seg.clip.tower import DENSE
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import decode_boxes
 from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, LEVELS, MASK_SIDE, SIDE, pyramid_levels
 from clipself_seg.heads.fvit.rpn import flatten_predictions
 from clipself_seg.models import FViT
+from clipself_seg.models.fvit.fvit import BACKGROUND
+from clipself_seg.prediction.onnx import class_names
 from clipself_seg.prediction.onnx import graph as graphs
 from clipself_seg.prediction.task_predictors import DetectionPredictor
 
@@ -80,21 +84,26 @@ class DetectionGraph(nn.Module):
     h and w are at most `FViT.side`. A model with masks gives masks (m, 28, 28) in [0, 1], too, each laid over its box.
     """
 
-    text: Tensor
-    seen: Tensor
+    background: Tensor
 
     def __init__(self, model: FViT) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("text", model.text(model.classes))
-        self.register_buffer("seen", model.classes.seen_on(model.device))
+        self.register_buffer("background", model.bank.embed_names(((BACKGROUND,),)))
         with torch.no_grad():
             levels, _ = model.features(torch.zeros(1, 3, model.side, model.side), dense=False)
         self.anchors = nn.ParameterList(model.rpn_head.anchors(levels))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Detections of one image, computed as in `FViT`."""
+    def forward(self, images: Tensor, seen: Tensor, texts: Tensor) -> tuple[Tensor, ...]:
+        """Detections of one image, computed as in `FViT`.
+
+        Args:
+            images: (1, 3, h, w).
+            seen: (K,) bool, classes of the training vocabulary.
+            texts: (K, S, P, E).
+        """
         model, heads = self.model, self.model.roi_head
+        text = torch.cat([class_names.of_classes(class_names.of_names(texts)), self.background])
         height, width = images.shape[2:]
         pixels = (images - model.pixel_mean) / model.pixel_std
         square = F.pad(pixels, (0, model.side - width, 0, model.side - height))
@@ -105,10 +114,10 @@ class DetectionGraph(nn.Module):
         )
         proposals, survived = self.propose(levels, limits.repeat(2))
         embeddings, deltas = heads.bbox_head(self.pool(levels, proposals, SIDE))
-        detector = heads.bbox_head.logits(embeddings, self.text, heads.settings.temperature)
-        clip_logits = heads.clip_logits(F.normalize(maps[DENSE][0], dim=0), proposals, self.text)
+        detector = heads.bbox_head.logits(embeddings, text, heads.settings.temperature)
+        clip_logits = heads.clip_logits(F.normalize(maps[DENSE][0], dim=0), proposals, text)
         exponents = heads.settings.alpha, heads.settings.beta
-        scores = fuse_detections(detector, clip_logits, self.seen, *exponents)[:, :-1]
+        scores = fuse_detections(detector, clip_logits, seen, *exponents)[:, :-1]
         boxes = decode_boxes(proposals, deltas, ENDLESS, DELTA_WEIGHTS)
         boxes = torch.minimum(boxes, limits.repeat(2))
         return self.select(levels, boxes, torch.where(survived[:, None], scores, 0.0))
@@ -147,9 +156,11 @@ class DetectionGraph(nn.Module):
         rule, mask_head = self.model.roi_head.settings.rule, self.model.roi_head.mask_head
         kept = survivors(boxes, scores.T, rule.iou, rule.threshold, rule.most).T
         flat = torch.where(kept, scores, 0.0).flatten()
-        best = flat.topk(min(rule.most, len(flat)))
+        # As many as are asked for, whatever the number of classes is.
+        best = F.pad(flat, (0, max(0, rule.most - len(boxes)))).topk(rule.most)
         above = (best.values > rule.threshold).nonzero()[:, 0]
-        rows, classes = best.indices // scores.shape[1], best.indices % scores.shape[1]
+        rows = (best.indices // scores.shape[1]).clamp(max=len(boxes) - 1)
+        classes = best.indices - rows * scores.shape[1]
         outputs = [boxes[rows], best.values, classes]
         if mask_head is not None:
             features = self.pool(levels, boxes[rows], MASK_SIDE)
@@ -157,11 +168,15 @@ class DetectionGraph(nn.Module):
         return tuple(output[above] for output in outputs)
 
 
-def graph_of(predictor: DetectionPredictor) -> graphs.Export:
+def graph_of(predictor: DetectionPredictor, text_tower: bool = False) -> graphs.Export:
     """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
-        predictor: on the CPU, in float32, with its class names.
+        predictor: on the CPU, in float32, with its class names unless the text tower is exported.
+        text_tower: class names are given to the file later; its text tower is written beside it.
+
+    Raises:
+        InputError: the text tower is asked for, and has a tokenizer of its own.
     """
     model, side = predictor.model, predictor.model.side
     graph = graphs.Graph(
@@ -181,7 +196,18 @@ def graph_of(predictor: DetectionPredictor) -> graphs.Export:
         "resize": predictor.mapper.resize,
         "lowest_score": model.roi_head.settings.rule.threshold,
     }
-    return graphs.Export(graph, metadata, beside={".py": graphs.script("detection")})
+    export = graphs.Export(graph, metadata, beside={".py": graphs.script("detection")})
+    if text_tower:
+        texts = {"texts": class_names.sentences(model.bank.templates)}
+        trained = predictor.trained
+        if trained is None and model.trained_names:
+            trained = Vocabulary.of(model.trained_names, repeats=True)
+        class_names.open_names(export, model.clip, texts, trained, exact=False)
+    else:
+        texts_KE = model.bank.embed_names(model.classes.names)
+        seen = model.classes.seen_on(model.device)
+        graph.module = class_names.NamesInside(graph.module, seen, texts_KE[:, None, None])
+    return export
 
 
 def paired(

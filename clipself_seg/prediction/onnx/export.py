@@ -19,9 +19,8 @@ from clipself_seg.prediction.onnx.towers import export_towers
 from clipself_seg.prediction.predictor import ImagePredictor
 
 SUFFIX = ".onnx"
-# Endings of the files that belong to one export, behind its stem.
-OF_MODEL = (SUFFIX, ".onnx.data", ".json", ".py")
-OF_TEXT_TOWER = ("_text.onnx", "_text.onnx.data", "_tokenizer.json", "_texts.py")
+# Endings of the files that belong to one export, behind its stem: its own, and those of its text tower.
+ENDINGS = ".onnx .onnx.data .json .py _text.onnx _text.onnx.data _tokenizer.json _texts.py".split()
 NO_NAMES = (
     'no class names: give words such as "dog, grass, sky"; or ask for the text tower, to give them to '
     "the file later; or name a folder, for the two towers of a CLIP"
@@ -54,8 +53,7 @@ def export(
         words: class names of the file, as `set_vocabulary` takes them; None for those of the predictor.
         stuff: of panoptic segmentation, those of the class names that are stuff, see `panoptic_words`.
         task, config_file, opts: as for `load`.
-        text_tower: of semantic segmentation, write the text tower beside the file, for class names that are given
-            later.
+        text_tower: write the text tower beside the file, for class names that are given later.
 
     Returns:
         Differences of onnxruntime from torch, file name -> shapes of the inputs -> largest absolute difference as a
@@ -90,7 +88,8 @@ def export(
             loaded = load(model, task=task, config_file=config_file, opts=opts, device="cpu")
     if file is None:
         return export_towers(_clip_of(loaded).cpu(), path)
-    return _export_predictor(loaded, file, words, stuff, text_tower)
+    _set_names(loaded, words, stuff, text_tower)
+    return write_model(GRAPHS[type(loaded.model).task()](loaded, text_tower), file)
 
 
 def _file(path: str | os.PathLike[str], has_names: bool) -> Path | None:
@@ -101,7 +100,7 @@ def _file(path: str | os.PathLike[str], has_names: bool) -> Path | None:
     """
     file = Path(path)
     if file.suffix == SUFFIX:
-        require_free([file.with_name(file.stem + end) for end in (*OF_MODEL, *OF_TEXT_TOWER)])
+        require_free([file.with_name(file.stem + end) for end in ENDINGS])
         return file
     if has_names:
         raise InputError(
@@ -111,23 +110,14 @@ def _file(path: str | os.PathLike[str], has_names: bool) -> Path | None:
     return None
 
 
-def _export_predictor(
-    predictor: ImagePredictor[Any],
-    file: Path,
-    words: Words | None,
-    stuff: Words | None,
-    text_tower: bool,
-) -> dict[str, dict[str, float]]:
-    """Writes a predictor, which is changed, with its class names or those that are given."""
+def _set_names(
+    predictor: ImagePredictor[Any], words: Words | None, stuff: Words | None, text_tower: bool
+) -> None:
+    """Gives a predictor the class names of the file, if they are not its own or are given later."""
     task, cfg = predictor.task, predictor.config
     if cfg is not None and cfg.TEST.AUG.ENABLED:
         raise InputError(
             "a file of ONNX has no mirrored image: set TEST.AUG.ENABLED to False, as by --opts"
-        )
-    if text_tower and task != "semantic":
-        raise InputError(
-            f"the text tower goes with semantic segmentation, and a file of {task} has its class names inside: give "
-            "words"
         )
     if stuff is not None and (task != "panoptic" or words is None):
         raise InputError(
@@ -136,12 +126,12 @@ def _export_predictor(
     predictor.model.cpu()
     if words is not None:
         predictor.set_vocabulary(words, *([stuff] if task == "panoptic" else []))
-    if predictor.given is not None:
-        predictor.model.classes = predictor.given.classes
-    elif not text_tower:
+    if text_tower:
+        predictor.given = None  # class names are given later
+    elif predictor.given is None:
         raise InputError(NO_NAMES)
-    how = {"text_tower": True} if text_tower else {}
-    return write_model(GRAPHS[type(predictor.model).task()](predictor, **how), file)
+    else:
+        predictor.model.classes = predictor.given.classes
 
 
 def _clip_of(model: ImagePredictor[Any] | VisionLanguageBackbone) -> VisionLanguageBackbone:

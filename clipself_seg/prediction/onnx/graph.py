@@ -51,8 +51,8 @@ class Graph:
     """
 
     module: nn.Module
-    inputs: Mapping[str, Tensor]
-    sizes: Mapping[str, Mapping[int, Any]]
+    inputs: dict[str, Tensor]
+    sizes: dict[str, dict[int, Any]]
     outputs: tuple[str, ...]
     checks: Iterable[tuple[Tensor, ...]]
     translations: dict[Any, Any] | None = None
@@ -73,7 +73,7 @@ class Export:
     graph: Graph
     metadata: dict[str, Any]
     further: Mapping[str, Graph] = dataclasses.field(default_factory=dict)
-    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    beside: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def require_packages() -> None:

@@ -3,7 +3,8 @@
 The graph pads the image to its canvas itself, and resizes by matrices, which need no sizes but values. Masks are merged
 outside, by the script `templates/onnx_panoptic.py.txt`.
 
-Shapes: h x w pixels of the image, H x W of the canvas, Q queries, K classes, S pixels of a side of CLIP's own input.
+Shapes: h x w pixels of the image, H x W of the canvas, Q queries, K classes, S names of the class with the most, P
+sentences around a name, E embedding.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipself_seg.checkpoints.hashes import weights_hash
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion.source import DiffusionFeatures
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic.clip_branches import BackbonePooling, DensePooling
 from clipself_seg.heads.panoptic.feature_sources import MEAN_COLOUR, cell_side
+from clipself_seg.heads.panoptic.generator import GeneratorScores
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import OpenPanoptic
+from clipself_seg.prediction.onnx import class_names
 from clipself_seg.prediction.onnx import graph as graphs
 from clipself_seg.prediction.task_predictors import PanopticPredictor
 
@@ -38,9 +42,6 @@ class PanopticGraph(nn.Module):
         gives_features: true if they do.
     """
 
-    generator_texts: Tensor
-    branch_texts: Tensor
-    seen: Tensor
     around: Tensor
 
     def __init__(self, model: OpenPanoptic) -> None:
@@ -48,17 +49,24 @@ class PanopticGraph(nn.Module):
         self.model = model
         self.masks = model.masks.require_generator()
         self.gives_features = bool(self.masks.branch_map) and model.clip.visual.plain
-        self.register_buffer("generator_texts", self.masks.texts(model.classes))
-        self.register_buffer("branch_texts", model.branch_texts())
-        self.register_buffer("seen", model.classes.seen_on(model.device))
         grey = self.masks.canvas.padding
         around = model.clip.mean if grey == MEAN_COLOUR else [grey / 255] * 3
         self.register_buffer("around", torch.tensor(around).view(3, 1, 1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Masks and scores as `OpenPanoptic.generate` gives them, fused with `OpenPanoptic.clip_scores`."""
+    def forward(
+        self, images: Tensor, seen: Tensor, texts: Tensor, generator_texts: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Masks and scores as `OpenPanoptic.generate` gives them, fused with `OpenPanoptic.clip_scores`.
+
+        Args:
+            images: (1, 3, h, w).
+            seen: (K,) bool, classes of the training vocabulary.
+            texts: (K, S, P, E) for the CLIP branch.
+            generator_texts: (K, S, 1, E) for the generator, which reads them as they are; None: those of the branch.
+        """
         model, made, divisor = self.model, self.masks, self.masks.canvas.size_divisibility
-        synonyms = model.classes.synonyms
+        texts_KSE = class_names.of_names(texts)
+        own_KSE = texts_KSE if generator_texts is None else generator_texts[:, :, 0]
         height, width = images.shape[2:]
         rows, columns = ((side + divisor - 1) // divisor * divisor for side in (height, width))
         padding = (0, columns - width, 0, rows - height)
@@ -66,10 +74,13 @@ class PanopticGraph(nn.Module):
         outside = 1 - F.pad(torch.ones_like(pixels[:, :1]), padding)
         maps = made.backbone(F.pad(pixels, padding) + self.around * outside)
         (prediction,) = made.generator(maps)
-        own = made.generator.scores(prediction, self.generator_texts, synonyms)
+        own = made.generator.scores(prediction, own_KSE.flatten(0, 1), None)
+        own_logits = class_names.of_each_class(own.class_logits, own_KSE).amax(dim=-1)
+        if not made.generator.class_agnostic:  # void is one more class
+            own = GeneratorScores(own_logits, torch.cat([own_logits, own.void_logits[..., -1:]], 2))
         masks = prediction.mask_logits[0]
         fusion, valid = model.fusion.returned(), None
-        clip_logits = torch.zeros_like(own.class_logits[0])
+        clip_logits = torch.zeros_like(own_logits[0])
         if fusion.alpha or fusion.beta or fusion.void_discount:
             image_size, canvas = _scalars(height, width), _scalars(rows, columns)
             pooled = None
@@ -79,13 +90,14 @@ class PanopticGraph(nn.Module):
                 pooled = model.branch.pooled_map(pixels[0], (rows, columns))
             embeddings, cells = self.read(pixels[0], masks, pooled, image_size, canvas)
             scale = model.branch.clip.similarity_scale
-            clip_logits = class_logits(embeddings, self.branch_texts, synonyms, scale)
+            of_names = class_logits(embeddings, texts_KSE.flatten(0, 1), None, scale)
+            clip_logits = class_names.of_each_class(of_names, texts_KSE).amax(dim=-1)
             valid = cells.flatten(1).any(dim=1) if model.fusion.valid_mask else None
         scores = fuse_scores(
-            own.class_logits[0],
+            own_logits[0],
             clip_logits,
             own.void_prob[0],
-            self.seen,
+            seen,
             fusion.alpha,
             fusion.beta,
             valid,
@@ -179,14 +191,16 @@ def _cubic(length: int, new: Tensor, count: int) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True).clamp(min=0.1)).float()
 
 
-def graph_of(predictor: PanopticPredictor) -> graphs.Export:
+def graph_of(predictor: PanopticPredictor, text_tower: bool = False) -> graphs.Export:
     """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
-        predictor: on the CPU, in float32, with its class names.
+        predictor: on the CPU, in float32, with its class names unless the text tower is exported.
+        text_tower: class names are given to the file later; its text tower is written beside it.
 
     Raises:
-        InputError: masks are given to the model or made by Stable Diffusion, or CLIP reads them by masked attention.
+        InputError: masks are given to the model or made by Stable Diffusion, or CLIP reads them by masked attention;
+            with `text_tower` there are two of them, or one has a tokenizer of its own.
     """
     model, mapper = predictor.model, predictor.mapper
     generator = model.masks.require_generator()
@@ -222,14 +236,33 @@ def graph_of(predictor: PanopticPredictor) -> graphs.Export:
         "results": f"masks (Q, h, w), logits at a quarter of the size of the image, padded at the bottom and right to "
         f"multiples of {divisor}; scores (Q, K + 1) in [0, 1], in the order of names, void last"
         + ("; features (E, h, w), CLIP's dense features of the same pass" if features else ""),
-        "things": list(model.classes.things),
+        "things": [] if text_tower else list(model.classes.things),
         "short_side": mapper.min_size,
         "long_side": mapper.max_size,
         "size_divisibility": divisor,
         "object_threshold": settings.object_threshold,
         "overlap_threshold": settings.overlap_threshold,
     }
-    return graphs.Export(graph, metadata, beside={".py": graphs.script("panoptic")})
+    export = graphs.Export(graph, metadata, beside={".py": graphs.script("panoptic")})
+    if not text_tower:
+        rows = model.branch_texts(), generator.texts(model.classes)
+        inside = [class_names.by_class(own, model.classes.synonyms)[:, :, None] for own in rows]
+        seen = model.classes.seen_on(model.device)
+        graph.module = class_names.NamesInside(module, seen, *inside)
+        return export
+    clip, own_clip = model.branch_clip, generator.bank.clip
+    if weights_hash(clip.text_weights) != weights_hash(own_clip.text_weights):
+        raise InputError(
+            f"masks are found by texts of {own_clip.name} and named by those of another CLIP, {clip.name}, and one "
+            "text tower stands beside a file: give the class names now"
+        )
+    texts = {"texts": class_names.sentences(model.branch_bank.templates)}
+    if not generator.generator.in_clip_space:
+        texts["generator_texts"] = class_names.sentences(generator.bank.templates)
+    # Boxes of segments are found without a difference between seen and unseen classes.
+    trained = predictor.trained if predictor.task == "panoptic" else None
+    class_names.open_names(export, clip, texts, trained, exact=True)
+    return export
 
 
 def decided(wanted: graphs.Arrays, computed: graphs.Arrays) -> tuple[graphs.Arrays, graphs.Arrays]:

@@ -3,7 +3,8 @@
 The graph scores the pixels of an image or of a window. The windows of an image are cut and averaged by
 ``templates/onnx_semantic.py.txt``, which is written beside it.
 
-Shapes: B images, K classes, P prompts of a class, N names of all classes, E embedding, H x W pixels, h x w cells.
+Shapes: B images, K classes, S names of the class with the most, P sentences around a name, N = K * S, E embedding, H x
+W pixels, h x w cells.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.templates import TEMPLATES
 from clipself_seg.errors import InputError
-from clipself_seg.heads.text_scores import class_probabilities
+from clipself_seg.heads.text_scores import cosine_cost
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
+from clipself_seg.prediction.onnx import class_names
 from clipself_seg.prediction.onnx.graph import Export, Graph, metadata_of, script
-from clipself_seg.prediction.onnx.towers import text_files, text_graph
 from clipself_seg.prediction.task_predictors import SemanticPredictor
 
 PREPROCESSING = (
@@ -29,73 +29,51 @@ PREPROCESSING = (
     "are resized bilinearly to the image, and the highest is the class."
 )
 TRACED = (43, 57)  # cells of the traced image: odd numbers, which torch takes for no constants
-TEXTS = 3  # class names of the traced graph
 
 
 class ZeroShotGraph(nn.Module):
-    """Computes probabilities (B, K, H, W) of images (B, 3, H, W) of RGB in [0, 255]."""
+    """Computes probabilities (B, K, H, W) of images (B, 3, H, W) of RGB in [0, 255], and texts (K, S, P, E)."""
 
-    text_NE: Tensor | None
-    members_KS: Tensor | None
-
-    def __init__(self, model: ZeroShotSegmenter, text_tower: bool) -> None:
-        """
-        Args:
-            model: the model, with its classes unless they are given later.
-            text_tower: the embeddings (K, P, E) of class names are an input; else they are inside.
-        """
+    def __init__(self, model: ZeroShotSegmenter) -> None:
         super().__init__()
         self.clip = model.clip
         self.scale = model.scale
-        text_NE, members_KS = (None, None) if text_tower else model._texts(model.classes)
-        self.register_buffer("text_NE", text_NE)
-        self.register_buffer("members_KS", members_KS)
+        self.mean = model.synonyms == "mean"
 
-    def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         """Scores of one window, computed as in `ZeroShotSegmenter`."""
-        if texts is not None:
-            text_NE = F.normalize(texts.mean(dim=1), dim=-1)
-            members_KS = torch.arange(texts.shape[0])[:, None]
-        else:
-            assert self.text_NE is not None and self.members_KS is not None
-            text_NE, members_KS = self.text_NE, self.members_KS
+        texts_KSE = class_names.of_names(texts)
+        if self.mean:
+            texts_KSE = class_names.of_classes(texts_KSE)[:, None]
         patch = self.clip.patch_size
         pixels = padded(self.clip.normalise(images / 255), patch)
         dense_EBhw = self.clip.dense(pixels).transpose(0, 1)
-        cells_KBhw = class_probabilities(dense_EBhw, text_NE, members_KS, self.scale)
-        size = (cells_KBhw.shape[2] * patch, cells_KBhw.shape[3] * patch)
-        scores = bilinear(cells_KBhw.transpose(0, 1), size)
+        cosines_NBhw = cosine_cost(dense_EBhw, texts_KSE.flatten(0, 1)[:, None])[0]
+        # As `class_probabilities`: of each class the best probability among all names that there are.
+        logits_BhwN = self.scale * cosines_NBhw.movedim(0, 3)
+        logits_BhwKS = class_names.of_each_class(logits_BhwN, texts_KSE)
+        cells_BKhw = logits_BhwKS.flatten(3).softmax(3).view_as(logits_BhwKS).amax(4).movedim(3, 1)
+        size = (cells_BKhw.shape[2] * patch, cells_BKhw.shape[3] * patch)
+        scores = bilinear(cells_BKhw, size)
         return scores[..., : images.shape[2], : images.shape[3]]
 
 
 class CATSegGraph(nn.Module):
-    """Computes probabilities (1, K, H, W) of an image (1, 3, H, W) of RGB in [0, 255].
+    """Computes probabilities (1, K, H, W) of an image (1, 3, H, W) of RGB in [0, 255], and texts (K, S, P, E).
 
     Without sliding windows, probabilities are (1, K, 4 h, 4 w), as CAT-Seg takes their sigmoid before it resizes them.
     """
 
-    text_KPE: Tensor | None
-
-    def __init__(self, model: CATSeg, text_tower: bool) -> None:
-        """
-        Args:
-            model, text_tower: as for `ZeroShotGraph`.
-        """
+    def __init__(self, model: CATSeg) -> None:
         super().__init__()
         self.model = model
         # In groups, which fit a CPU's cache, each group of classes would be traced by itself.
         model.aggregator.classes_at_once = 0
         model.aggregator.checkpointing = False  # whose second pass is no part of a graph
-        self.register_buffer(
-            "text_KPE",
-            None if text_tower else model.texts.embed(model.names, model.classes.examples),
-        )
 
-    def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         """Scores of one window, or of a whole image, computed as in `CATSeg`."""
-        model = self.model
-        text_KPE = self.text_KPE if texts is None else texts
-        assert text_KPE is not None
+        model, text_KPE = self.model, class_names.of_classes(texts)
         of_clip, of_backbone = model._inputs(images)
         if not model.evaluation.sliding:
             divisor = max(1, model.evaluation.size_divisibility)
@@ -146,11 +124,13 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
     model, mapper = predictor.model, predictor.mapper
     module: nn.Module
     if isinstance(model, ZeroShotSegmenter):
-        module, count, templates = ZeroShotGraph(model, text_tower), 2, model.bank.templates
+        module, count = ZeroShotGraph(model), 2
+        sentences = class_names.sentences(model.bank.templates)
         side, stride, canvas, most = model.windows.size, model.windows.stride, 0, 0
     else:
         assert isinstance(model, CATSeg)
-        module, count, templates = CATSegGraph(model, text_tower), 1, model.texts.templates
+        module, count = CATSegGraph(model), 1
+        sentences = class_names.sentences(model.texts.templates, clean=False)
         layout = model.layout
         side = layout.size if model.evaluation.sliding else 0
         stride, canvas, most = layout.stride, layout.canvas, model.aggregator.sizes.pad_len
@@ -166,30 +146,27 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
     unit = max(model.clip.patch_size, 1 if count > 1 else model.evaluation.size_divisibility)
     inputs = {"images": torch.rand(count, 3, *(unit * side + unit // 2 for side in TRACED))}
     sizes = {"images": {2: "H", 3: "W"}}
-    further, beside = dict[str, Graph](), {".py": script("semantic")}
     if count > 1:
         sizes["images"][0] = "B"
+    graph = Graph(module, inputs, sizes, ("scores",), _checks(model.clip.image_size, count))
+    export = Export(graph, metadata, beside={".py": script("semantic")})
     if text_tower:
-        further["_text.onnx"] = text_graph(model.clip)
-        beside |= text_files(model.clip)
-        metadata |= {
-            "templates": TEMPLATES[templates],
-            "context_length": model.clip.context_length,
-            "most_words": most - 1 if most else None,
-        }
-        inputs["texts"] = torch.randn(TEXTS, len(TEMPLATES[templates]), model.clip.embed_dim)
-        sizes["texts"] = {0: "K"}
-    graph = Graph(module, inputs, sizes, ("scores",), _checks(model.clip.image_size, inputs))
-    return Export(graph, metadata, further, beside)
+        metadata["most_words"] = most - 1 if most else None
+        class_names.open_names(export, model.clip, {"texts": sentences})
+    elif isinstance(model, ZeroShotSegmenter):
+        rows, members_KS = model._texts(model.classes)
+        counts = [1] * len(members_KS) if model.synonyms == "mean" else model.classes.synonyms
+        graph.module = class_names.NamesInside(
+            module, class_names.by_class(rows, counts)[:, :, None]
+        )
+    else:
+        assert isinstance(model, CATSeg)
+        texts_KPE = model.texts.embed(model.names, model.classes.examples)
+        graph.module = class_names.NamesInside(module, texts_KPE[:, None])
+    return export
 
 
-def _checks(side: int, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Images and texts of other numbers and sizes than the traced ones: square, wide, and of less than a cell."""
-    for count, rows, columns, classes in (
-        (1, side, side, 2),
-        (len(inputs["images"]), side // 2, side + 9, 5),
-        (1, 5, 7, 1),
-    ):
-        images = torch.rand(count, 3, rows, columns) * 255
-        given = [torch.randn(classes, *texts.shape[1:]) for texts in [*inputs.values()][1:]]
-        yield images, *given
+def _checks(side: int, count: int) -> Iterator[tuple[Tensor]]:
+    """Images of other numbers and sizes than the traced ones: square, wide, and of less than a cell."""
+    for size in ((1, 3, side, side), (count, 3, side // 2, side + 9), (1, 3, 5, 7)):
+        yield (torch.rand(size) * 255,)

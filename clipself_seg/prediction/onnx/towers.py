@@ -27,7 +27,6 @@ from clipself_seg.prediction.onnx.graph import (
     export_graph,
     require_free,
     require_packages,
-    script,
 )
 from clipself_seg.provenance import provenance
 
@@ -53,15 +52,17 @@ class DenseGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Computes text embeddings (K, E) of unit length of token ids (K, T)."""
+    """Computes text embeddings (K, E) of token ids (K, T), of unit length or as the tower gives them."""
 
-    def __init__(self, clip: CLIP) -> None:
+    def __init__(self, clip: CLIP, unit: bool = True) -> None:
         super().__init__()
         self.text = clip.text
+        self.unit = unit
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embeddings of `CLIP.encode_text`; tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
-        return F.normalize(self.text.whole(tokens), dim=-1)
+        embeddings = self.text.whole(tokens)
+        return F.normalize(embeddings, dim=-1) if self.unit else embeddings
 
 
 def export_towers(
@@ -117,32 +118,18 @@ def dense_graph(clip: CLIP) -> Graph:
     return Graph(DenseGraph(clip), {"images": images}, {"images": sizes}, ("features",), checks)
 
 
-def text_graph(clip: CLIP) -> Graph:
-    """Graph of the text tower, for any number of texts."""
+def text_graph(clip: CLIP, unit: bool = True) -> Graph:
+    """Graph of the text tower, for any number of texts; embeddings of unit length unless `unit` is False."""
     tokens = clip.tokenize(TEXTS)
     checks = ((part,) for part in (tokens[:1], tokens[:2], tokens))
     sizes = {"tokens": {0: Dim("texts")}}
-    return Graph(TextGraph(clip), {"tokens": tokens}, sizes, ("embeddings",), checks)
+    return Graph(TextGraph(clip, unit), {"tokens": tokens}, sizes, ("embeddings",), checks)
 
 
 def tokenizer_of(clip: VisionLanguageBackbone) -> ClipTokenizer | None:
     """Finds the tokenizer of a CLIP with CLIP's byte pairs. Returns None for a CLIP with another tokenizer."""
     tokenizer = getattr(clip, "tokenizer", None)
     return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
-
-
-def text_files(clip: VisionLanguageBackbone) -> dict[str, str]:
-    """Contents of the files that turn class names into embeddings by an exported text tower, by their endings.
-
-    Raises:
-        InputError: the tower's tokenizer is not CLIP's.
-    """
-    tokenizer = tokenizer_of(clip)
-    if tokenizer is None:
-        raise InputError(
-            f"{clip.name} has another tokenizer than CLIP's, which is not exported: give the class names now"
-        )
-    return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}
 
 
 def _image_batches(clip: CLIP) -> Iterator[Tensor]:

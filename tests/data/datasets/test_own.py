@@ -320,6 +320,7 @@ def test_images_alone_are_distilled_all_of_them_and_others_are_not_evaluated(tmp
     draw_images(tmp_path / "train2017", 3)
     data = register_data(tmp_path / "train2017", "distillation")
     assert data.test == () and len(distillation_records([data.train], "grid")) == 3
+    assert check_data([data.train]) == [f"{data.train}: 3 images"]  # no advice about labels
     assert not caplog.text
     (tmp_path / "screws.yaml").write_text("train: train2017\nothers: [mini_val_sem_seg]")
     assert register_data(tmp_path / "screws.yaml", "distillation").test == ()

@@ -25,7 +25,8 @@ class Session:
 
     @torch.no_grad()
     def run(self, names, inputs) -> list[np.ndarray]:
-        outputs = self.module(torch.from_numpy(inputs["images"]))
+        outputs = self.module(**{name: torch.from_numpy(own) for name, own in inputs.items()})
+        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
         return [output.numpy() for output in outputs[: len(names) if names else None]]
 
 
@@ -44,12 +45,23 @@ def script_of(export, folder: Path) -> dict:
     return runpy.run_path(str(folder / "model.py"))
 
 
-def run_without_torch(script: Path, image: np.ndarray) -> list[list[str]]:
+def texts_of(export, folder: Path, words: list[str], monkeypatch) -> dict[str, np.ndarray]:
+    """What the script of a text tower makes of words beside `script_of`, with torch in place of the tower's file."""
+    pytest.importorskip("tokenizers")
+    tower = Session(export.further["_text.onnx"].module)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_: tower)
+    (folder / "model_tokenizer.json").write_text(export.beside["_tokenizer.json"])
+    (folder / "model_texts.py").write_text(export.beside["_texts.py"])
+    texts = runpy.run_path(str(folder / "model_texts.py"))["Texts"]
+    return texts(folder / "model").inputs(words)
+
+
+def run_without_torch(script: Path, image: np.ndarray, *words: str) -> list[list[str]]:
     """Words of each line that a script prints about an image, in a Python that cannot import torch."""
     (script.parent / "torch.py").write_text('raise ImportError("no torch here")\n')
     Image.fromarray(image).save(script.parent / "photo.png")
     environment = os.environ | {"PYTHONPATH": str(script.parent)}
-    command = [sys.executable, script.name, "photo.png"]
+    command = [sys.executable, script.name, "photo.png", *words]
     done = subprocess.run(
         command, cwd=script.parent, env=environment, capture_output=True, text=True, check=True
     )

@@ -15,7 +15,7 @@ from clipself_seg.commands.predict import SCORE_THRESHOLD
 from clipself_seg.heads.fvit.roi_heads import SIDE, pool_boxes
 from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.onnx import detection_graph
-from clipself_seg.prediction.onnx.detection_graph import DetectionGraph, graph_of, paired
+from clipself_seg.prediction.onnx.detection_graph import graph_of, paired
 from clipself_seg.prediction.task_predictors import DetectionPredictor
 from tests.models.fvit.test_model import WORDS, tiny
 from tests.prediction.onnx.exported import (
@@ -24,6 +24,7 @@ from tests.prediction.onnx.exported import (
     run_without_torch,
     scene,
     script_of,
+    texts_of,
 )
 
 VOCABULARIES = ("red star, blue circle|azure disc", "green square, yellow ring, red heart, cross")
@@ -39,7 +40,7 @@ def test_the_graph_detects_what_the_model_does(predictor):
     image, count = predictor.mapper.resized(scene(0))["image"], 0
     for words, cut in zip(VOCABULARIES, (image[:, :75], image[:, :, :90])):
         predictor.set_vocabulary(words)
-        boxes, scores, classes = DetectionGraph(predictor.model)(cut[None].float())
+        boxes, scores, classes = graph_of(predictor).graph.module(cut[None].float())
         expected = predictor.model([{"image": cut}])[0]["instances"]
         torch.testing.assert_close(boxes, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
         torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
@@ -51,7 +52,7 @@ def test_the_graph_detects_what_the_model_does(predictor):
 @torch.no_grad()
 def test_no_box_is_pooled_as_a_point_of_which_openvino_takes_no_samples(predictor, monkeypatch):
     predictor.set_vocabulary(VOCABULARIES[0])
-    graph, strides = DetectionGraph(predictor.model), predictor.model.roi_head.strides
+    graph, strides = graph_of(predictor).graph.module.scorer, predictor.model.roi_head.strides
     levels = [torch.rand(1, 4, *[int(160 / stride)] * 2) for stride in strides]
     boxes = torch.tensor([[0.0, 0, 9, 12], [0, 0, 160, 160], [20, 30, 90, 110]])
     torch.testing.assert_close(
@@ -98,6 +99,18 @@ def test_the_script_detects_and_pastes_what_the_predictor_does(tmp_path, monkeyp
     assert len(boxes) > 5 and np.mean(np.stack(pasted) != expected.masks) < 1e-3
 
 
+def test_names_given_later_are_detected_as_by_torch(predictor, tmp_path, monkeypatch):
+    words = ["red star", "blue_circle|azure disc|grass", "Green-Square"]
+    export = graph_of(predictor, text_tower=True)
+    script, texts = script_of(export, tmp_path), texts_of(export, tmp_path, words, monkeypatch)
+    expected = predictor(scene(1), words)
+    assert (texts["seen"] == predictor.given.seen).all() and not texts["seen"].all()
+    boxes, scores, classes = script["detect"](Session(export.graph.module), scene(1), **texts)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+    assert classes.tolist() == expected.labels.tolist() and len(classes) > 5
+
+
 def test_detections_are_compared_in_pairs_where_rounding_decides_their_order():
     boxes = np.array([[0, 0, 9, 9], [20, 20, 40, 40], [0, 0, 9, 9]], np.float32)
     wanted = [boxes, np.array([0.8, 0.5, 0.5]), np.array([0, 1, 1])]
@@ -113,17 +126,21 @@ def test_detections_are_compared_in_pairs_where_rounding_decides_their_order():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("words", VOCABULARIES)
-def test_onnxruntime_detects_what_the_predictor_does(predictor, words, tmp_path):
+@pytest.mark.parametrize("later", [True, False])
+def test_onnxruntime_detects_what_the_predictor_does(predictor, later, tmp_path):
     require_packages()
+    words = VOCABULARIES[not later]
     predictor.set_vocabulary(words)
-    (differences,) = clipself_seg.export(predictor, tmp_path / "model.onnx").values()
-    assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
-    assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
+    files = clipself_seg.export(predictor, tmp_path / "model.onnx", text_tower=later)
+    for differences in files.values():
+        assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
+    names = json.loads((tmp_path / "model.json").read_text())["names"]
+    assert names == ([] if later else list(predictor.names))
     expected = predictor(scene(1))
-    printed = run_without_torch(tmp_path / "model.py", scene(1))
+    given = words.split(", ") if later else []
+    printed = run_without_torch(tmp_path / "model.py", scene(1), *given)
     boxes = [[float(word) for word in line[-4:]] for line in printed]
     certain = expected.scores > SCORE_THRESHOLD
     np.testing.assert_allclose(boxes, expected.boxes[certain], atol=0.051)
-    names = [" ".join(line[:-5]) for line in printed]
+    names = [" ".join(line[:-5]).split("|")[0] for line in printed]
     assert names == [predictor.names[label] for label in expected.labels[certain]] and names

@@ -12,7 +12,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic import clip_branches
 from clipself_seg.prediction.onnx import export as onnx_export
 from clipself_seg.prediction.onnx.panoptic_graph import (
-    PanopticGraph,
     decided,
     graph_of,
     visible_cells,
@@ -25,6 +24,7 @@ from tests.prediction.onnx.exported import (
     run_without_torch,
     scene,
     script_of,
+    texts_of,
 )
 
 VOCABULARIES = {"red star, blue circle|azure disc, grass|lawn": "grass", "yellow ring, sand": ""}
@@ -48,13 +48,18 @@ def predictor() -> PanopticPredictor:
     return predictor
 
 
+def of_model(model, predictor) -> PanopticPredictor:
+    """A predictor of another model."""
+    return PanopticPredictor(**PanopticPredictor.from_config(predictor.config, model=model))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_graph_gives_the_masks_and_scores_of_the_model(kind):
+def test_the_graph_gives_the_masks_and_scores_of_the_model(kind, predictor):
     model = model_of(*MODELS[kind])
     if kind == "canvas laid over the image":
         model.branch.align_masks = False
-    graph = PanopticGraph(model)
+    graph = graph_of(of_model(model, predictor)).graph.module
     for size in ((60, 75), (64, 64)):
         image = sample(*size)
         masks, scores, *features = graph(image["image"][None].float())
@@ -95,6 +100,27 @@ def test_the_script_finds_the_segments_of_the_predictor(predictor, tmp_path):
         expected = predictor(scene(seed))
         count += same_segments(*script["segment"](session, scene(seed)), expected)
     assert count > 2
+
+
+@pytest.mark.parametrize("kind", ["mini", "FC-CLIP", "one pass"])
+def test_names_given_later_are_found_as_by_torch(kind, predictor, tmp_path, monkeypatch):
+    words, image = ["red star", "blue_circle|azure disc|grass", "Green-Square", "sand"], scene(1)
+    own = predictor if kind == "mini" else of_model(model_of(*MODELS[kind]), predictor)
+    export = graph_of(own, text_tower=True)
+    script, texts = script_of(export, tmp_path), texts_of(export, tmp_path, words, monkeypatch)
+    own.set_vocabulary(words, stuff="azure disc, sand")
+    assert texts["seen"].tolist() == own.given.seen.tolist() == [False, True, False, True]
+    things = script["things_of"](words, ["Azure disc", "sand"])
+    with pytest.raises(SystemExit, match='stuff "sky" is none of the class names'):
+        script["things_of"](words, ["sky"])
+    session, inputs = Session(export.graph.module), {
+        "images": np.float32(image).transpose(2, 0, 1)[None]
+    }
+    wanted = Session(graph_of(own).graph.module).run(None, inputs)
+    for one, other in zip(session.run(None, inputs | texts), wanted):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    found = script["segment"](session, image, words, things, **texts)
+    assert same_segments(*found, own(image)) or kind != "mini"
 
 
 def same_segments(ids: np.ndarray, segments: list, expected) -> int:
@@ -138,10 +164,7 @@ def test_stuff_goes_with_the_class_names_and_what_a_panoptic_file_cannot_be_is_r
     path = tmp_path / "model.onnx"
     clipself_seg.export(predictor, path, words="grass, red star", stuff="grass")
     assert written[0].metadata["things"] == [1]
-    for asked, said in (
-        ({"stuff": "grass"}, "leave it out, or give words"),
-        ({"text_tower": True}, "has its class names inside: give words"),
-    ):
+    for asked, said in (({"stuff": "grass"}, "leave it out, or give words"),):
         with pytest.raises(InputError, match=said):
             clipself_seg.export(predictor, path, **asked)
 
@@ -153,6 +176,7 @@ DIFFUSION = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHT
     ("opts", "said"),
     [
         (GIVEN, "SOURCE is masks, so that nothing generates any"),
+        ((*FCCLIP, *NAMED_BY_VIT), "named by those of another CLIP, ViT-Mini-8"),
         ((*DIFFUSION, "MODEL.DIFFUSION.CROP", "64"), "Stable Diffusion is not exported: take"),
         (("MODEL.CLIP_BRANCH.KIND", "masked_attention"), "masked_attention is not exported"),
     ],
@@ -160,23 +184,25 @@ DIFFUSION = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHT
 def test_what_is_not_exported_is_said(opts, said, predictor):
     if "diffusion" in opts:
         pytest.importorskip("diffusers")
-    cfg = predictor.config
-    other = PanopticPredictor(**PanopticPredictor.from_config(cfg, model=model_of(*opts)))
     with pytest.raises(InputError, match=said):
-        graph_of(other)
+        graph_of(of_model(model_of(*opts), predictor), text_tower=True)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("words", VOCABULARIES)
-def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, words, tmp_path):
+@pytest.mark.parametrize("later", [True, False])
+def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, later, tmp_path):
     require_packages()
-    predictor.set_vocabulary(words, stuff=VOCABULARIES[words])
-    (differences,) = clipself_seg.export(predictor, tmp_path / "model.onnx").values()
-    assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
-    assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
-    printed = run_without_torch(tmp_path / "model.py", scene(1))
+    words, stuff = next(iter(VOCABULARIES.items()))
+    predictor.set_vocabulary(words, stuff=stuff)
+    files = clipself_seg.export(predictor, tmp_path / "model.onnx", text_tower=later)
+    for differences in files.values():
+        assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
+    names = json.loads((tmp_path / "model.json").read_text())["names"]
+    assert names == ([] if later else list(predictor.names))
+    given = [*words.split(", "), "--stuff", stuff] if later else []
+    printed = run_without_torch(tmp_path / "model.py", scene(1), *given)
     segments = [
-        {"id": int(line[0]), "name": " ".join(line[1:-3]), "isthing": line[1:-3] != ["grass"]}
+        {"id": int(line[0]), "name": " ".join(line[1:-3]), "isthing": "grass" not in line[1]}
         for line in printed
     ]
     ids = np.asarray(Image.open(tmp_path / "photo_segments.png"))
@@ -187,8 +213,7 @@ def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, words, tmp_p
 @pytest.mark.parametrize("opts", [FCCLIP, PLAIN])
 def test_onnxruntime_computes_masks_and_names_of_one_pass(opts, predictor, tmp_path):
     require_packages()
-    parts = PanopticPredictor.from_config(predictor.config, model=model_of(*opts))
-    other = PanopticPredictor(**parts)
+    other = of_model(model_of(*opts), predictor)
     other.set_vocabulary("red star, grass", stuff="grass")
     (differences,) = clipself_seg.export(other, tmp_path / "model.onnx").values()
     assert all(d <= 1e-5 for d in differences.values())

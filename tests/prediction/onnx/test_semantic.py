@@ -27,7 +27,7 @@ def labels_of(folder, photo, names=()) -> tuple[np.ndarray, dict]:
     model = runpy.run_path(f"{stem}.py")["Model"](stem)
     texts = {}
     if names:
-        texts["texts"] = runpy.run_path(f"{stem}_texts.py")["Texts"](stem).embed(names)
+        texts = runpy.run_path(f"{stem}_texts.py")["Texts"](stem).inputs(names)
     return model.scores(*model.read(photo), **texts).argmax(axis=0), model.meta
 
 
@@ -176,6 +176,8 @@ def test_texts_of_three_scripts_have_clips_tokens():
     assert beside["cleaned"]("cr&egrave;me br&ucirc;l&eacute;e") == "crème brûlée"
     with pytest.raises(SystemExit, match="that Unicode .* lacks: leave it out"):
         beside["cleaned"]("ð²¬\xa0 \U00032b20")
+    with pytest.raises(SystemExit, match="has an empty name"):
+        beside["synonyms"]("dog|")
 
 
 @pytest.mark.heavy
@@ -193,7 +195,7 @@ def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, monkeypatch,
     differences = clipself_seg.export(model, tmp_path / "model.onnx", text_tower=True)
     assert max(value for file in differences.values() for value in file.values()) < graph.TOLERANCE
     photo = photo_in(tmp_path)
-    for names in (["red star", "grass", "sand"], ["blue ring", "brick"]):
+    for names in (["red star|blue ring", "grass", "sand"], ["blue ring", "brick"]):
         labels, meta = labels_of(tmp_path, photo, names)
         assert (labels == model(photo, ", ".join(names)).labels).mean() > 0.999
     assert meta["names"] == []

@@ -10,10 +10,10 @@ from typing import TypedDict
 import numpy as np
 from tabulate import tabulate
 
-from clipself_seg.config.load import option_pairs
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
 from clipself_seg.training.metrics import flatten_numbers
+from clipself_seg.yaml_files import option_pairs
 from lab.tables.execution import make_all
 from lab.tables.runs import Run, make_run
 from lab.tables.store import Store

@@ -15,6 +15,7 @@ from lab import ROOT
 from lab.mini.writer import WorldSize, make_worlds
 from lab.tables.claims import LEAST_SEEDS
 from lab.tables.execution import AT_ONCE, affordable, plan, run_all, say
+from lab.tables.marks import unmark
 from lab.tables.page import NAMES, write_page
 from lab.tables.rehearse import rehearsals
 from lab.tables.runs import COSTS, Run, config_name, missing_data, resolve
@@ -173,6 +174,13 @@ class Reproduction:
             for table in self.read(names if alone else ())
         ]
         say(f"{write_page(sections, self.docs, self.scale)}")
+
+    def unmark(self) -> None:
+        """Take "+dirty" from the project's records where `unmark` shows that it can go."""
+        runs = {one.name: one for run in self.wanted(()) for one in run.with_needs()}.values()
+        finished = [run for run in runs if self.store.record(run) is not None]
+        for line in unmark(finished, DOCS / NAMES[self.scale] / "runs"):
+            say(line)
 
     def list_rows(self, names: Sequence[str]) -> None:
         """Print rows and claims of some tables, and which runs are finished."""

@@ -173,6 +173,8 @@ def test_of_more_masks_than_are_read_the_best_stay(folders, monkeypatch, caplog)
         ("config.json", {"patch_padding": [4096, 3]}, "the number 4096, 16 is the largest"),
         ("preprocessor_config.json", {"size_divisor": 4096.0}, "4096.0, 128 is the largest"),
         ("preprocessor_config.json", {"pad_size": {"width": 4096}}, "4096, 2048 is the largest"),
+        ("preprocessor_config.json", {"size": 4096}, "4096, 2560 is the largest"),
+        ("preprocessor_config.json", {"size": {"height": 2560}}, "2560, 2048 is the largest"),
         ("config.json", {"num_hidden_layers": 3}, "lacks 1[0-9] tensors, such as layers.2"),
         ("config.json", {"hidden_size": 64}, "no weights of its config.json"),
         ("preprocessor_config.json", {"size": {"longest_edge": 1 << 20}}, "has the number 1048576"),

@@ -211,7 +211,6 @@ def test_nothing_is_said_of_tensors_that_are_there(eomt, capsys):
         ("sam2", "config.json", {"prompt_encoder_config": {"image_size": 4096}}),
         ("sam3", "config.json", {"mask_decoder_config": {"num_attention_heads": 3}}),
         ("mask2former", "config.json", {"use_auxiliary_loss": False}),
-        ("eomt", "preprocessor_config.json", {"size": {"longest_edge": 4096}}),
         ("eomt", "preprocessor_config.json", {"resample": 99}),
     ],
 )

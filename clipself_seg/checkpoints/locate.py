@@ -244,6 +244,8 @@ def _errors_of_hub(name: HubName) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
+        if download.is_offline():
+            raise NotFetched(f"{name.page} is not fetched, since HF_HUB_OFFLINE is set") from None
         cause = error.__cause__ or error
         raise NotFetched(
             f"{name.page} cannot be fetched ({type(cause).__name__}: {in_short(cause)})"

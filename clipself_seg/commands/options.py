@@ -205,8 +205,8 @@ def refuse_other_tasks(parser: CommandLine, args: argparse.Namespace, task: str)
         typed = getattr(args, option.action.dest, None) is not None
         if typed and option.task not in ("", task):
             name = option.action.option_strings[0]
-            why = f"does not go with --task {task}" if args.task else f"needs --task {option.task}"
-            raise InputError(f"{name} {why}")
+            why = f"does not go with --task {task}: it " if args.task else ""
+            raise InputError(f"{name} {why}needs --task {option.task}")
 
 
 def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:

@@ -152,7 +152,7 @@ REFUSED = [
     *((f"{name} 1", f"{name} needs --task panoptic") for name in OF_PANOPTIC),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),
     ("--task panoptic --words ade20k_150", "does not tell things from stuff"),
-    ("--task panoptic --background", "--background does not go with --task panoptic"),
+    ("--task panoptic --background", "--background does not .* panoptic: it needs --task semantic"),
     ("--task detection --score-threshold 2", r"must be in \[0, 1\], got 2.0"),
     ("--task detection --save coco", "does not go with .*detections.json is in COCO's"),
 ]

@@ -94,7 +94,7 @@ def naming_path(
     """
     try:
         yield
-    except shutil.Error as error:  # of `copytree`: a list of all files that fail, each with its text
+    except shutil.Error as error:  # of `copytree`: all files that fail
         reason = error.args[0][0][2].partition(":")[0]
         raise OSError(errno.EIO, reason, os.fspath(path)) from error
     except OSError as error:

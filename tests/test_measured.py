@@ -58,6 +58,17 @@ def test_a_row_is_that_of_one_record(page, row, record):
     assert numbers(own) and numbers(own) <= measured
 
 
+@pytest.mark.parametrize("page", ["fig1b", "A1"])
+def test_a_reason_that_was_tested_has_its_record(page):
+    results = read_json(ROOT / "docs/measured/shrunk_scenes.json")["results"]
+    (said,) = re.findall(
+        r"When they are shrunk.*?\(docs/measured/shrunk_scenes",
+        (ROOT / f"docs/tables/{page}.md").read_text(),
+    )
+    measured = {f"{number:.1f}" for _, number in flatten_numbers(results)}
+    assert len(own := set(re.findall(r"\d+\.\d", said))) == 4 and own <= measured
+
+
 def test_the_seconds_of_readme_are_those_that_were_measured():
     readme = (ROOT / "README.md").read_text()
     assert with_seconds(readme) == readme, "python tools/write_tables.py"

@@ -137,8 +137,7 @@ def configs_table() -> str:
 
 def measured() -> dict[str, Any]:
     """What docs/measured/models.json has of each model: see `bench.models.measure_models`."""
-    models: dict[str, Any] = read_json(ROOT / "docs/measured/models.json")["models"]
-    return models
+    return dict(read_json(ROOT / "docs/measured/models.json")["models"])
 
 
 def models_table() -> str:

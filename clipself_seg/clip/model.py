@@ -284,6 +284,11 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in zoo.SHIPPED_TAGS:
         return _shipped(weights), {}
+    entry = zoo.zoo().get(weights)
+    if entry and ":" in weights.removeprefix(f"{architecture.name}:"):
+        raise InputError(
+            f'weights "{weights}" are of {entry.model}, not {architecture.name}: load that'
+        )
     fetch_needed({"MODEL.CLIP.NAME": architecture.name, "MODEL.CLIP.WEIGHTS": weights}, texts=False)
     path = None
     is_path = os.sep in weights or Path(weights).suffix
@@ -300,10 +305,6 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
         path = path or published_file(published["hf_hub"])
         return _original(read_checkpoint(path)), published
     if entry := zoo.zoo().get(weights):
-        if ":" in weights:
-            raise InputError(
-                f'weights "{weights}" are of {entry.model}, not {architecture.name}: load that'
-            )
         checkpoint = read_checkpoint(path or locate(weights))
         activation = checkpoint.activation or entry.activation or None
         checkpoint = dataclasses.replace(checkpoint, activation=activation)

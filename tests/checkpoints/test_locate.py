@@ -6,7 +6,6 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import huggingface_hub
 import open_clip
 import pytest
@@ -257,8 +256,8 @@ def test_a_file_is_fetched_once_and_open_clips_comes_first(hub, tmp_path):
 def test_open_clips_file_comes_before_transformers_with_one_look_at_the_network(
     hub, monkeypatch, there, first
 ):
-    probes, head = [], httpx.head
-    monkeypatch.setattr(httpx, "head", lambda *given, **how: probes.append(head(*given, **how)))
+    probes, session = [], huggingface_hub.utils.get_session()
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: probes.append(1) or session)
     hub.push(dict.fromkeys(there, DATA))
     path = hub_file(NAME)
     assert path.name == first and len(probes) == 1
@@ -268,7 +267,7 @@ def test_open_clips_file_comes_before_transformers_with_one_look_at_the_network(
 def test_offline_nothing_is_asked_for(hub, monkeypatch):
     hub.push({"one.pt": DATA, **dict.fromkeys(module.FILES, DATA)})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(httpx, "head", None)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", None)
     hub.files["/two.pt"] = DATA
     for given in ("hf-hub:org/name", f"{hub.address}/two.pt", "swin-base", "openai-vitb16"):
         with pytest.raises(NotFetched, match="OfflineMode|HF_HUB_OFFLINE"):

@@ -124,6 +124,7 @@ def test_tipsv2_has_the_temperature_of_its_size(name, width, temperature):
 @pytest.fixture
 def without_files(monkeypatch):
     """Finds weights by tag without reading any."""
+    monkeypatch.setattr(model, "fetch_needed", lambda *_, **__: None)
     monkeypatch.setattr(model, "published_file", lambda *_: Path("x.pt"))
     monkeypatch.setattr(model, "read_checkpoint", lambda path: Checkpoint(path, {}, "state dict"))
 

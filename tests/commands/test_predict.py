@@ -99,7 +99,7 @@ def test_official_weights_bring_their_configuration(
     words = [str(photos), "--words", "dog", "--output", str(tmp_path / "out")]
     assert predict.main([*words, "--model", "catseg-base"]) == 2
     assert "error: catseg-base is not on this machine; " in capsys.readouterr().err
-    (tmp_path / "model_base.pth").write_bytes(b"no weights")
+    (tmp_path / "model_base.pth").write_bytes(b"\x80")
     with mock.patch.object(SemanticPredictor, "__init__", side_effect=InputError("seen")) as made:
         assert predict.main([*words, "--model", "catseg-base"]) == 2
     cfg = made.call_args.args[0]

@@ -25,7 +25,7 @@ def test_an_address_in_a_file_or_its_base_is_refused_by_name(key, address, tmp_p
 
 def test_a_typed_address_is_fetched_and_its_file_stands_in_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    with serving(a_pth=b"weights") as server:
+    with serving(a_pth=b"\x80weights") as server:
         cfg = load_config(None, ["MODEL.WEIGHTS", f"{server.address}/a.pth"])
         with pytest.raises(InputError, match="MODEL.WEIGHTS is the address"):
             require_weights(cfg)
@@ -53,7 +53,7 @@ def test_a_file_may_name_an_entry_which_is_looked_for(tmp_path, monkeypatch, sta
     cfg = load_config(tmp_path / "a.yaml")
     with pytest.raises(InputError, match="catseg-base is not on this machine"):
         require_weights(cfg)
-    (tmp_path / "model_base.pth").write_bytes(b"weights")
+    (tmp_path / "model_base.pth").write_bytes(b"\x80weights")
     require_weights(cfg)
     assert fetch_addresses(cfg) is cfg
 

@@ -85,8 +85,7 @@ def plain_detections(setting: Setting, taps: Maps, dense: Tensor) -> tuple[Detec
     with autocast(device, setting.precision):
         embeddings, moves = plain.plain_box_head(heads.bbox_head, pooled)
     detector = heads.bbox_head.logits(embeddings, setting.text, rule.temperature)
-    sampled = strides[2], setting.text, rule.clip_temperature
-    clip = plain.plain_clip_logits(dense, boxes, *sampled)
+    clip = plain.plain_clip_logits(dense, boxes, strides[2], setting.text, rule.clip_temperature)
     scores = plain.plain_scores(detector, clip, setting.seen, rule.alpha, rule.beta)
     refined = decode_boxes(boxes, moves, setting.image_size, DELTA_WEIGHTS) / scale
     detected = plain.plain_detections(refined, scores[:, :-1], rule.rule)

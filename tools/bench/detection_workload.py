@@ -93,10 +93,8 @@ class DetectionWorkload(PartWorkload):
             sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]  # P2 to P6
             levels = [torch.empty(1, CHANNELS, side, side) for side in sides]
             heads: Any = roi_heads
-            rois = [
-                torch.empty(n, CHANNELS, s, s)
-                for n, s in zip((PROPOSALS.after, RULE.most), (7, 14))
-            ]
+            numbers = ((PROPOSALS.after, 7), (RULE.most, 14))
+            rois = [torch.empty(number, CHANNELS, side, side) for number, side in numbers]
             parts = [
                 lambda: neck(taps, resizers),
                 lambda: rpn(levels),

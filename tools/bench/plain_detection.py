@@ -23,18 +23,13 @@ from clipself_seg.heads.fvit.roi_heads import BoxHead, MaskHead
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule, make_anchors
 
 
-def plain_conv(layer: ConvNorm, maps: Tensor) -> Tensor:
-    """The result of a `ConvNorm`: convolution, norm and ReLU in turn."""
-    maps = layer.conv(maps)
-    if layer.bn is not None:
-        maps = layer.bn(maps)
-    return F.relu(maps) if layer.relu else maps
-
-
-def _plain_convs(layers: Iterable[nn.Module], maps: Tensor) -> Tensor:
+def plain_convs(layers: Iterable[nn.Module], maps: Tensor) -> Tensor:
+    """The result of `ConvNorm`s, one after the other: convolution, norm and ReLU in turn."""
     for layer in layers:
         assert isinstance(layer, ConvNorm)
-        maps = plain_conv(layer, maps)
+        maps = layer.conv(maps)
+        maps = maps if layer.bn is None else layer.bn(maps)
+        maps = F.relu(maps) if layer.relu else maps
     return maps
 
 
@@ -42,20 +37,18 @@ def plain_levels(
     neck: FeaturePyramid, resizers: TapResizers, taps: Sequence[Tensor]
 ) -> list[Tensor]:
     """P2 to P6 of four taps (B, D, g, g): the resized maps have width D at every stride."""
-    laterals = [
-        _plain_convs([conv], maps) for conv, maps in zip(neck.lateral_convs, resizers(taps))
-    ]
+    laterals = [plain_convs([conv], maps) for conv, maps in zip(neck.lateral_convs, resizers(taps))]
     for index in (2, 1, 0):
         size = laterals[index].shape[-2:]
         above = F.interpolate(laterals[index + 1], size, mode="nearest")
         laterals[index] = laterals[index] + above
-    levels = [_plain_convs([conv], maps) for conv, maps in zip(neck.fpn_convs, laterals)]
+    levels = [plain_convs([conv], maps) for conv, maps in zip(neck.fpn_convs, laterals)]
     return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
 
 
 def plain_rpn(head: RPN, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Logits (B, 3, s, s) and deltas (B, 12, s, s) of each level."""
-    hidden = [_plain_convs(head.rpn_conv, level) for level in levels]
+    hidden = [plain_convs(head.rpn_conv, level) for level in levels]
     return [head.rpn_cls(maps) for maps in hidden], [head.rpn_reg(maps) for maps in hidden]
 
 
@@ -107,7 +100,7 @@ def plain_pooling(
 
 def plain_box_head(head: BoxHead, features: Tensor) -> tuple[Tensor, Tensor]:
     """Class embeddings (n, E) and deltas (n, 4) of features (n, C, 7, 7)."""
-    hidden = _plain_convs(head.shared_convs, features).flatten(1)
+    hidden = plain_convs(head.shared_convs, features).flatten(1)
     for layer in head.shared_fcs:
         hidden = F.relu(layer(hidden))
     classes = F.relu(head.cls_fcs[0](hidden)).float()
@@ -148,7 +141,7 @@ def plain_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) -
 
 def plain_mask_probs(head: MaskHead, features: Tensor) -> Tensor:
     """Mask probabilities (n, 28, 28) of features (n, C, 14, 14)."""
-    hidden = F.relu(head.upsample(_plain_convs(head.convs, features)))
+    hidden = F.relu(head.upsample(plain_convs(head.convs, features)))
     return head.conv_logits(hidden)[:, 0].float().sigmoid()
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.plain_detection import plain_conv
+from bench.plain_detection import plain_convs
 from clipself_seg.heads.fvit.pyramid import (
     ConvNorm,
     FeaturePyramid,
@@ -59,11 +59,13 @@ def test_in_evaluation_the_norm_is_part_of_the_convolution(monkeypatch):
     conv = ConvNorm(3, 5, 3).train()
     maps = 2 * torch.randn(2, 3, 8, 8) + 1
     given = maps.clone()
-    torch.testing.assert_close(conv(maps), plain_conv(conv, maps))  # and the statistics are learned
+    torch.testing.assert_close(
+        conv(maps), plain_convs([conv], maps)
+    )  # and the statistics are learned
     nn.init.normal_(conv.bn.weight)
     nn.init.normal_(conv.bn.bias)
     conv.eval()
-    wanted = plain_conv(conv, maps)
+    wanted = plain_convs([conv], maps)
     monkeypatch.setattr(BatchNorm, "forward", lambda *_: pytest.fail("a pass of its own"))
     torch.testing.assert_close(conv(maps), wanted, atol=1e-5, rtol=1e-5)
     assert torch.equal(maps, given)

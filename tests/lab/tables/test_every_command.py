@@ -126,6 +126,7 @@ def place(tmp_path_factory):
         patch.setenv("CLIPSELF_SEG_WEIGHTS", str(folder / "weights"))
         patch.setattr(execution, "subprocess", types.SimpleNamespace(Popen=Forked))
         patch.setattr(runs, "_count_files", lambda _: sys.maxsize)  # two images are few
+        patch.setattr(runs, "_too_few_annotations", lambda _: "")
         yield folder
 
 

@@ -173,6 +173,8 @@ def test_of_more_masks_than_are_read_the_best_stay(folders, monkeypatch, caplog)
         ("config.json", {"patch_padding": [4096, 3]}, "the number 4096, 16 is the largest"),
         ("preprocessor_config.json", {"size_divisor": 4096.0}, "4096.0, 128 is the largest"),
         ("preprocessor_config.json", {"pad_size": {"width": 4096}}, "4096, 2048 is the largest"),
+        ("preprocessor_config.json", {"size": 4096}, "4096, 2560 is the largest"),
+        ("preprocessor_config.json", {"size": {"height": 2560}}, "2560, 2048 is the largest"),
         ("config.json", {"num_hidden_layers": 3}, "lacks 1[0-9] tensors, such as layers.2"),
         ("config.json", {"hidden_size": 64}, "no weights of its config.json"),
         ("preprocessor_config.json", {"size": {"longest_edge": 1 << 20}}, "has the number 1048576"),
@@ -209,7 +211,6 @@ def test_nothing_is_said_of_tensors_that_are_there(eomt, capsys):
         ("sam2", "config.json", {"prompt_encoder_config": {"image_size": 4096}}),
         ("sam3", "config.json", {"mask_decoder_config": {"num_attention_heads": 3}}),
         ("mask2former", "config.json", {"use_auxiliary_loss": False}),
-        ("eomt", "preprocessor_config.json", {"size": {"longest_edge": 4096}}),
         ("eomt", "preprocessor_config.json", {"resample": 99}),
     ],
 )

@@ -10,7 +10,6 @@ from clipself_seg.files import read_json, write_json
 from lab import ROOT
 from lab.tables.runs import Run
 
-MARK = "+dirty"
 # Without the tables themselves: of them a run has its inputs, and its name has their hash.
 CODE = ("clipself_seg", "configs", "tools", "train_net.py")
 TABLES = (":!configs/tables", ":!tools/lab/tables/*.yaml")
@@ -30,14 +29,14 @@ def unmark(runs: Iterable[Run], folder: Path) -> Iterator[str]:
         path = folder / f"{run.name}.json"
         record = read_json(path)
         origin = record["provenance"]
-        commit, mark, _ = origin["commit"].partition(MARK)
+        commit, mark, _ = origin["commit"].partition("+dirty")
         if not mark:
             continue
         later = ("--ancestry-path", f"{commit}..HEAD", "-S", origin["date"], "--", str(path))
         keeper = [commit, *_commits(*later)][-1]
         since = ("--no-merges", "--ancestry-path", f"{commit}..{keeper}", "--", *CODE, *TABLES)
         if keeper == commit or _commits(*since):
-            yield f"not shown, {record['minutes']:.1f} core-minutes: {run.name} of {commit}{MARK}"
+            yield f"not shown, {record['minutes']:.1f} core-minutes: {run.name} of {commit}{mark}"
             continue
         shown = f"no commit from it to {keeper[:12]}, which keeps this, changes {', '.join(CODE)}"
         record["provenance"] = origin | {"commit": commit, "unmarked": shown}

@@ -123,6 +123,16 @@ def test_the_back_end_gives_strokes_and_boxes_of_the_labels_and_fetches_label_st
     assert again["model_version"] != first["model_version"]
 
 
+def test_the_back_end_names_the_server_that_refuses_it(asked, monkeypatch):
+    refusal = httpx.MockTransport(lambda request: httpx.Response(401))
+    server = httpx.Client(transport=refusal, base_url="http://label")
+    monkeypatch.setattr(backend, "LABEL_STUDIO", server)
+    body = {"tasks": [{"id": 1, "data": {"image": "/data/a.jpg"}}], "label_config": INTERFACE}
+    answer = TestClient(backend.app).post("/predict", json=body)
+    assert answer.status_code == 502 and "http://label/data/a.jpg: " in answer.json()["detail"]
+    assert "LABEL_STUDIO_TOKEN" in answer.json()["detail"]
+
+
 def test_a_rectangle_as_a_prompt_is_an_example_of_its_label(asked):
     value = {"x": 50, "y": 20, "width": 10, "height": 40, "rectanglelabels": ["red star|star"]}
     context = {"result": [{"type": "rectanglelabels", "value": value}]}

@@ -76,7 +76,7 @@ def export(args: argparse.Namespace) -> None:
 
     if not (args.model or args.config_file):
         raise InputError(
-            f"no model: name one, such as --model {TRAINED.get(args.task, TRAINED['semantic'])}"
+            f"no model: name one, such as --model {TRAINED.get(args.task, 'eva02-vitb16')}"
         )
     fetch_needed(find_model(args.model, args.task, args.config_file).values(args.opts))
     from clipself_seg.prediction.onnx.export import export as write

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import httpx
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from label_studio import region
 
 LABEL_STUDIO = httpx.Client(
@@ -32,6 +33,15 @@ MODEL = httpx.Client(
 TASKS = {"BrushLabels": os.environ.get("SEGMENTER", "semantic"), "RectangleLabels": "detection"}
 BACKGROUND = os.environ.get("BACKGROUND")  # of a semantic segmenter: what is none of the labels
 app = FastAPI()
+
+
+@app.exception_handler(httpx.HTTPError)
+def no_answer(request, error):
+    """One line in this terminal, and an error for Label Studio, if a server does not answer or refuses a token."""
+    reason = str(error).partition("\n")[0]
+    line = f"{error.request.url}: {reason}. Does it run, and is CLIPSELF_SEG_TOKEN or LABEL_STUDIO_TOKEN its token?"
+    logging.getLogger("uvicorn").error(line)
+    return JSONResponse({"detail": line}, 502)
 
 
 def controls(label_config):

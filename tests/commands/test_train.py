@@ -204,7 +204,7 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"MODEL__META_ARCHITECTURE": "RegionReader"}, "--eval-only"),
+        ({"MODEL__META_ARCHITECTURE": "RegionReader"}, "evaluate it (eval)"),
         ({"MODEL__CLIP__WEIGHTS": "none.pt"}, "none.pt"),
         ({"MODEL__CLIP__TRAINABLE_BLOCKS": 0}, "must be -1 for all blocks"),
         ({"DATASETS__TRAIN": "()"}, "DATASETS.TRAIN"),

@@ -312,10 +312,17 @@ def no_checkpoint(given: str) -> InputError:
 
 
 def weights_folder() -> Path:
-    """The folder of fetched weights and of a user's own files: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
+    """The folder of fetched weights and of a user's own files: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache.
+
+    Raises:
+        InputError: the variable names a file.
+    """
     given = os.environ.get(VARIABLE, "")
     if given and not download.is_address(given):
-        return home_expanded(given, f"give {VARIABLE} a whole path")
+        folder = home_expanded(given, f"give {VARIABLE} a whole path")
+        if folder.is_file():
+            raise InputError(f"{VARIABLE} names the file {folder}: give the folder that it is in")
+        return folder
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return home_expanded(cache, f"give {VARIABLE} a folder") / "clipself_seg"
 

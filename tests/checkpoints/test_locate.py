@@ -136,6 +136,13 @@ def test_a_mirror_stands_in_for_all_addresses(tmp_path, monkeypatch):
     assert [path for path, _ in server.asked] == ["/one.pt", "/two.pt"]
 
 
+def test_a_file_in_place_of_the_folder_of_weights_is_said(tmp_path, monkeypatch):
+    (file := tmp_path / "model.pth").touch()
+    monkeypatch.setenv(module.VARIABLE, str(file))
+    with pytest.raises(InputError, match="CLIPSELF_SEG_WEIGHTS names the file .*model.pth: give"):
+        weights_folder()
+
+
 def test_half_an_address_is_refused(folder):
     with pytest.raises(InputError, match="is no address .*correct it"):
         locate("http://[::1")

@@ -354,11 +354,12 @@ def fetch(entry: Entry) -> Path:
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
     said = "; ".join([f"{entry.name} is not on this machine", *dict.fromkeys(failed)])
-    origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
+    how = "" if entry.addresses else " with a browser"
+    origins = entry.addresses or entry.pages
     origin = " or ".join(origin for origin in origins if origin not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
-        f"{said}: fetch it from {origin} and save it as {own}{size}, or set {VARIABLE} to the folder or "
+        f"{said}: fetch it{how} from {origin} and save it as {own}{size}, or set {VARIABLE} to the folder or "
         "mirror that has it"
     )
 

@@ -131,7 +131,7 @@ def _get(names: list[str]) -> int:
         raise InputError("weights get needs a name: clipself-seg weights lists them")
     parts = []
     for name in names:
-        hint = "; those that come with the package, such as mini, are never fetched"
+        hint = " (clipself-seg weights lists all); those of the package, such as mini, are never fetched"
         key = zoo()[known(name, zoo(), "official weights", hint=hint)].key
         alone = {key: name, "MODEL.MASK_GENERATOR.SOURCE": "masks"}
         # Of a model its CLIP and its tokenizer, too.
@@ -156,7 +156,7 @@ def _check(folders: list[str]) -> int:
         if not folders and (present := own_file(entry)):
             own = [present]
         for path in filter(Path.is_file, own):
-            said = "" if entry.size or entry.sha256 else ", of which no size is published"
+            said = "" if entry.size or entry.sha256 else ", whose exact size is not published"
             line = f"{path}: {entry.name}{said}"
             try:
                 check_entry(path, entry)

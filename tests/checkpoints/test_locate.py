@@ -99,7 +99,9 @@ def test_an_address_that_fails_is_said_once_in_a_short_sentence(folder):
 
 
 def test_what_only_a_browser_gets_is_said_to_be_so(folder):
-    with pytest.raises(InputError, match="from https://.* with a browser and save .*_patches.pt"):
+    with pytest.raises(
+        InputError, match="fetch it with a browser from https://.* and save .*_patches.pt"
+    ):
         locate("clipself-eva02-vitb16-coco-patches")
     (folder / "eva_vitb16_coco_clipself_patches.pt").write_bytes(DATA)
     assert locate("clipself-eva02-vitb16-coco-patches").is_file()

@@ -83,7 +83,7 @@ def test_check_names_files_and_refuses_others(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nowhere")]) == 2
     (path := tmp_path / zoo()["fcclip-r50"].file).write_bytes(PICKLE)
     assert main(["check", str(tmp_path)]) == 0
-    said = f"{path}: fcclip-r50, of which no size is published"
+    said = f"{path}: fcclip-r50, whose exact size is not published"
     assert capsys.readouterr().out == f"{said}\n"
     path.write_text("<html>")
     assert main(["check", str(tmp_path)]) == 1
@@ -100,7 +100,7 @@ def test_check_of_all_finds_what_came_from_the_hub(tmp_path, capsys, monkeypatch
     path.parent.mkdir(parents=True)
     path.write_bytes(PICKLE)
     assert main(["check"]) == 0
-    assert f"{path}: catseg-base, of which no size is published\n" == capsys.readouterr().out
+    assert f"{path}: catseg-base, whose exact size is not published\n" == capsys.readouterr().out
 
 
 def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, capsys, monkeypatch):

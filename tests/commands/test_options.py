@@ -1,10 +1,13 @@
 """What commands have in common: --help lists what most calls need, and a mistake is one line."""
 
+import argparse
 import re
 
 import pytest
 
 from clipself_seg.__main__ import COMMANDS, body, main
+from clipself_seg.commands import options
+from clipself_seg.errors import InputError
 
 LISTED = [
     ("predict", "semantic", "--background", "--stuff"),
@@ -64,3 +67,9 @@ def test_a_mistake_is_one_line_with_the_nearest_option(capsys, monkeypatch, word
     assert main(words.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_an_address_is_taken_with_ray_alone():
+    options.refuse_early(argparse.Namespace(images=["s3://bucket/photos"], ray=True), [])
+    with pytest.raises(InputError, match="no such file or folder: s3://bucket/photos"):
+        options.refuse_early(argparse.Namespace(images=["s3://bucket/photos"]), [])

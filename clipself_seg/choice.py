@@ -251,9 +251,7 @@ def find_clip(weights: str) -> tuple[str, str]:
     """
     choice = of_weights(weights) or find_model(weights)
     if not choice.clip:
-        raise InputError(
-            f"{weights} is a model for {choice.task}, and no CLIP alone: name a CLIP"
-        )
+        raise InputError(f"{weights} is a model for {choice.task}, and no CLIP alone: name a CLIP")
     return choice.clip, choice.weights or weights
 
 

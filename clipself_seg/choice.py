@@ -84,7 +84,10 @@ PRETRAINED_FILES = ("model.safetensors", "clip.safetensors")
 FOLDER_FILES = (
     CONFIG,
     *PRETRAINED_FILES,
-    *("clip_branch.safetensors", "vocabulary.json", "trained.json", "README.md"),
+    "clip_branch.safetensors",
+    "vocabulary.json",
+    "trained.json",
+    "README.md",
 )
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 

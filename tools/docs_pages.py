@@ -75,9 +75,8 @@ REFERENCE = {
 # The page to click, what it is written of, and where a page has a link to it: a comment, since it is in the site alone.
 LIVE = "explore_mini.html"
 WORLD = "clipself_seg/mini/world/mini/val"
-SCENES = [
-    f"{WORLD}/{number:06d}.jpg" for number in (9, 12, 10, 11, 4, 8, 6)
-]  # broad ones: maps are above the fold
+# Broad ones, whose maps are above the fold.
+SCENES = [f"{WORLD}/{number:06d}.jpg" for number in (9, 12, 10, 11, 4, 8, 6)]
 MODELS = ("original=mini", "CLIPSelf=mini-clipself")
 LIVE_MARK = "<!-- the live page -->"
 LIVE_TEXT = "**Try it in your browser: heat maps of generated scenes, before and after CLIPSelf**"

@@ -136,7 +136,7 @@ def configs_table() -> str:
 
 
 def measured() -> dict[str, Any]:
-    """What docs/measured/models.json has of each model: see `bench.models.measure_models`."""
+    """Numbers of each model in docs/measured/models.json, see `bench.models.measure_models`."""
     return dict(read_json(ROOT / "docs/measured/models.json")["models"])
 
 

@@ -227,8 +227,10 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         from clipself_seg.yaml_files import find_file
 
         find_file(config)
+    from clipself_seg.checkpoints.download import is_address
+
     ray = getattr(args, "ray", False)  # which reads addresses, too
-    if inputs and not any(os.path.exists(one) or (ray and "://" in one) for one in inputs):
+    if inputs and not any(os.path.exists(one) or (ray and is_address(one)) for one in inputs):
         raise InputError(f"no such file or folder: {', '.join(inputs)}")
     if words:
         from clipself_seg.data.vocabulary import Vocabulary

@@ -260,11 +260,11 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         if args.words is None
         else Vocabulary.of(args.words)
     )
-    for given in args.example:
+    if args.example:
         from clipself_seg.data.examples import read_example  # OpenCV, which takes a while
 
-        name, example = read_example(given)
-        words = words.with_examples({name: [example]})
+        for name, example in map(read_example, args.example):
+            words = words.with_examples({name: [example]})
     return words
 
 

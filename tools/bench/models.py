@@ -16,7 +16,9 @@ from clipself_seg.prediction.load import load
 from clipself_seg.provenance import provenance
 
 NAMES = (
-    *("catseg-base", "fcclip-convnext-large", "fvit-eva02-vitb16-lvis-patches"),
+    "catseg-base",
+    "fcclip-convnext-large",
+    "fvit-eva02-vitb16-lvis-patches",
     "clipself-eva02-vitb16-coco-patches",
 )
 WORDS, SIDE = "dog, grass, sky", 1024

@@ -44,8 +44,16 @@ MOST_SIZE = 1 << 16  # number in the settings of a model
 MOST_SIDE = 1 << 12  # of an image in pixels, as a model takes it
 # Keys whose number adds cells or pixels to every map or image, whatever the weights are -> the largest one that is
 # taken: published models have 0, 3, 32 and none, and images of up to 1024 x 2560 pixels.
-MOST_OF = {"fpn_padding": 8, "patch_padding": 16, "size_divisor": 128, "pad_size": 2048}
-MOST_OF |= {"size": 2560, "shortest_edge": 2048, "height": 2048, "width": 2048}
+MOST_OF = {
+    "fpn_padding": 8,
+    "patch_padding": 16,
+    "size_divisor": 128,
+    "pad_size": 2048,
+    "size": 2560,
+    "shortest_edge": 2048,
+    "height": 2048,
+    "width": 2048,
+}
 # Errors of transformers and torch where settings contradict each other.
 AT_ODDS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # What settings may not have: each would fetch or run something beside the weights.

@@ -74,9 +74,10 @@ class MergeSettings:
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
-# Numbers of resized masks from which on they are never in memory together, where nothing but segments is asked for, and
-# where more is. Small images have the bits of all masks at once, which torch's resizing does not give of any few.
-MANY_NUMBERS, MOST_NUMBERS = 2**26, 2**29
+# Rows and columns together up to which torch's resizing has other bits for a few masks than for all at once.
+SMALL_SIDES = 128
+# Numbers of resized masks from which on they are never in memory together, whatever is asked for.
+MOST_NUMBERS = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,19 +203,18 @@ def make_outputs(
     """
     outputs: dict[str, Outputs] = {name: {} for name in probs}
     masks_given = isinstance(source, UnnamedMasks)
-    if masks_given:
-        for name, (_, own) in probs.items():
-            outputs[name]["mask_scores"], outputs[name]["mask_classes"] = own[:, :-1].max(dim=1)
     sizes = (source.canvas, source.image_size, size)
     thresholds = (settings.object_threshold, settings.overlap_threshold)
     alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
-    most = MANY_NUMBERS if alone else MOST_NUMBERS
-    # Masks that somebody gave have the size of the image.
-    many = len(source.mask_logits) * size[0] * size[1] > most and not masks_given
-    separate = sizes if many else None
+    large = min(sum(source.canvas), sum(size)) > SMALL_SIDES
+    many = len(source.mask_logits) * size[0] * size[1] > MOST_NUMBERS
+    # Segments need the masks of a few queries alone. Masks that somebody gave have the size of the image.
+    separate = sizes if (alone and large or many) and not masks_given else None
     masks = None
     for name, (fusion, own) in probs.items():
         made = outputs[name]
+        if masks_given:
+            made["mask_scores"], made["mask_classes"] = own[:, :-1].max(dim=1)
         if labels and set(fusion.tasks) == {"semantic"} and not settings.masks_first:
             made["sem_seg_labels"] = panoptic_merge.canvas_labels(own, source.mask_logits, *sizes)
             continue

@@ -22,7 +22,6 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_semantic,
     resize_masks,
 )
-from clipself_seg.models.panoptic import panoptic_outputs
 from clipself_seg.models.panoptic.mask_sources import Generated
 from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state, write
 from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, make_outputs
@@ -185,8 +184,9 @@ def test_words_change_on_a_live_model(model):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
 
 
-def test_masks_of_a_large_image_are_resized_two_at_a_time_if_they_take_part_and_nothing_changes(
-    monkeypatch,
+@pytest.mark.parametrize("size, at_once", [((80, 100), [2, 1]), ((40, 50), [7])])
+def test_masks_that_take_part_are_resized_alone_unless_small_ones_would_change(
+    monkeypatch, size, at_once
 ):
     test = "MODEL.MASK_FORMER.TEST"
     model = model_of(f"{test}.OBJECT_MASK_THRESHOLD", 0.4, f"{test}.OVERLAP_THRESHOLD", 0)
@@ -195,18 +195,17 @@ def test_masks_of_a_large_image_are_resized_two_at_a_time_if_they_take_part_and_
     masks[3, :8] = masks[0, :8]  # of equal ones the first wins
     made = GeneratorOutput(masks, probs[:, :3], probs[:, 3], (64, 96), (60, 75))
     resized, fusion = [], Fusion(0.0, 0.0, ("panoptic",))
-    monkeypatch.setattr(panoptic_outputs, "MANY_NUMBERS", 0)
     monkeypatch.setattr(
         panoptic_merge,
         "resize_masks",
         lambda logits, *sizes: resized.append(len(logits)) or resize_masks(logits, *sizes),
     )
-    given = made, {"own": (fusion, probs[:, [0, 1, 2, 3]])}, (40, 50), (0, 1), model.settings
+    given = made, {"own": (fusion, probs[:, [0, 1, 2, 3]])}, size, (0, 1), model.settings
     ids, segments = make_outputs(*given)["own"]["panoptic_seg"]
-    whole = resize_masks(masks, (64, 96), (60, 75), (40, 50))
+    whole = resize_masks(masks, (64, 96), (60, 75), size)
     expected = merge_panoptic(probs[:, [0, 1, 2, 3]], whole, (0, 1), 0.4, 0)
     assert torch.equal(ids, expected[0]) and segments == expected[1] and segments
-    assert resized == [2, 1]
+    assert resized == at_once
     spoilt = probs[:, [0, 1, 2, 3]].index_fill(0, torch.tensor([3]), torch.nan)
     with pytest.raises(FloatingPointError, match="probabilities are not finite"):
         make_outputs(made, {"own": (fusion, spoilt)}, *given[2:])

@@ -24,23 +24,18 @@ small_models = pytest.mark.usefixtures(
 )
 
 
-@pytest.fixture
-def measured(monkeypatch):
-    """Cases that were measured, each in no time."""
-    cases = []
+def test_jobs_that_are_chosen_are_measured_once_for_a_commit_and_a_way(
+    monkeypatch, tmp_path, capsys
+):
+    path, measured = tmp_path / "all.json", []
 
     def run_benchmark(case, report, lower):
-        cases.append(case)
+        measured.append(case)
         origin = provenance(device=case.device)
         return {"case": dataclasses.asdict(case), "runs": {}, "provenance": origin}
 
     monkeypatch.setattr(jobs, "run_benchmark", run_benchmark)
     monkeypatch.setattr(jobs, "table", lambda results: "the table")
-    return cases
-
-
-def test_jobs_that_are_chosen_are_measured_once_for_a_commit_and_a_way(measured, tmp_path, capsys):
-    path = tmp_path / "all.json"
 
     def tasks(*only, repeats=2):
         measured.clear()
@@ -91,7 +86,6 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("all --compile", "--compile is for one task, all has its own"),
         ("all --precision bfloat16", "--precision is for one task, all has its own"),
         ("panoptic --compile", "--compile is for dense, .* not for panoptic"),
         ("dense --repeats 0", "repeats 0"),
@@ -141,15 +135,12 @@ def test_ratios_are_ours_over_plain_and_bfloat16_over_ours(monkeypatch):
 
 
 def test_ours_is_timed_in_bfloat16_too_if_asked_for(monkeypatch):
-    seen = {}
-    monkeypatch.setattr(
-        report, "time_in_turn", lambda runs, *_: seen.update(runs) or {name: [1.0] for name in runs}
-    )
-    monkeypatch.setattr(report, "peak_memory", lambda *_: 0)
+    runs = {}
+    monkeypatch.setattr(report, "time_in_turn", lambda timed, *_: runs.update(timed) or {})
     case = Case("dense", "ViT-Mini-8", size=64, threads=1, repeats=1)
-    figures = report.run_benchmark(case, lambda line: None, lower=True)
-    assert [*figures["runs"]] == ["dense", "plain dense", "bfloat16 dense"]
-    exact, rough = (result(seen, name).float() for name in ("dense", "bfloat16 dense"))
+    report.run_benchmark(case, lambda line: None, lower=True)
+    assert [*runs] == ["dense", "plain dense", "bfloat16 dense"]
+    exact, rough = (result(runs, name).float() for name in ("dense", "bfloat16 dense"))
     assert not torch.equal(exact, rough)
     torch.testing.assert_close(exact, rough, atol=0.05, rtol=0)
 

@@ -12,7 +12,9 @@ import torch
 from bench.case import Case
 from bench.measure import Run, matmul_peak, peak_memory, time_in_turn
 from bench.workloads import build_runs
-from clipself_seg.clip.linear import amd_family, by_convolution, onednn_is_exact
+from clipself_seg.clip.layers import ATTENTION
+from clipself_seg.clip.levers import amd_family
+from clipself_seg.clip.linear import CONVOLUTION
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 
@@ -69,8 +71,8 @@ def _instructions() -> str:
 
 
 def _products() -> str:
-    products = "convolutions" if by_convolution() else "matrix products"
-    return products + "; long attention by oneDNN" * onednn_is_exact()
+    products = "convolutions" if CONVOLUTION.chosen else "matrix products"
+    return products + "; long attention by oneDNN" * ATTENTION.chosen
 
 
 def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:

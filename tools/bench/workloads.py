@@ -20,7 +20,7 @@ from bench.detection_workload import DetectionWorkload
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from clipself_seg.clip import runtime
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.levers import stock_products
 from clipself_seg.clip.precision import autocast
 from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.models.clipself import CLIPSelf, DistillationTraining
@@ -137,7 +137,7 @@ class RegionsWorkload(SampledWorkload):
     @torch.no_grad()
     def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
         text_KE = self.reader.bank.embed(self.reader.names)
-        with stock_linear(), autocast(self.device, self.precision):
+        with stock_products(), autocast(self.device, self.precision):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 
 

@@ -66,7 +66,9 @@ class Lever:
             results: a result of this way, and the exact one.
             setting: of torch's for all threads, the attribute's name, and its value while this way computes.
         """
-        self._suits, self._results, self._setting = suits, results, setting
+        self._suits = suits
+        self._results = results
+        self._setting = setting
 
     @functools.cached_property
     def chosen(self) -> bool:

@@ -11,7 +11,6 @@ one head.
 from __future__ import annotations
 
 import abc
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,7 +117,7 @@ def _results() -> tuple[Tensor, Tensor]:
 # torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with
 # AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32.
 _PRODUCTS = SharedSetting(getattr(torch.backends.mkldnn, "matmul", None))
-ATTENTION = Lever(_suits, _results, (_PRODUCTS, "fp32_precision", "bf16"))
+ATTENTION = Lever(_suits, _results, lambda: _PRODUCTS.set_to("fp32_precision", "bf16"))
 
 
 def gated(values_BLD: Tensor, x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:

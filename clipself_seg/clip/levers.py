@@ -19,7 +19,6 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.precision import SharedSetting
 from clipself_seg.provenance import cpu_info
 
 logger = logging.getLogger(__name__)
@@ -58,13 +57,13 @@ class Lever:
         self,
         suits: Callable[[], bool],
         results: Callable[[], tuple[Tensor, Tensor]],
-        setting: tuple[SharedSetting, str, object] | None = None,
+        setting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """
         Args:
             suits: True if this processor gains by it; False for one that is not known.
             results: a result of this way, and the exact one.
-            setting: of torch's for all threads, the attribute's name, and its value while this way computes.
+            setting: makes a context in which torch's setting for all threads is as this way needs it.
         """
         self._suits = suits
         self._results = results
@@ -76,7 +75,7 @@ class Lever:
         if not self._suits():
             return False
         try:
-            with torch.no_grad(), torch.autocast("cpu", enabled=False), self._set():
+            with torch.no_grad(), torch.autocast("cpu", enabled=False), self._setting():
                 result, exact = self._results()
         except (AttributeError, RuntimeError, TypeError) as problem:
             logger.warning(
@@ -92,11 +91,5 @@ class Lever:
         What another thread computes meanwhile is computed this way, too: in float32, with other last digits. The
         setting comes back when the last thread has left.
         """
-        with contextlib.nullcontext() if stock.get() or not self.chosen else self._set():
+        with contextlib.nullcontext() if stock.get() or not self.chosen else self._setting():
             yield
-
-    def _set(self) -> contextlib.AbstractContextManager[None]:
-        if self._setting is None:
-            return contextlib.nullcontext()
-        owner, name, value = self._setting
-        return owner.set_to(name, value)

@@ -1,9 +1,10 @@
 """The linear layer as a convolution, where a processor gains by it (`CONVOLUTION`).
 
 torch computes float32 matrix products with MKL, which is limited to AVX2 on processors that are not Intel's, and
-convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1 convolution of an image of one column, without a change of layout: the same sums, up to twice
-as fast where MKL is held back. With one thread torch gives a 1 x 1 convolution to MKL all the same, but
-not a dilated one: a dilation along the one column changes nothing else, and the bits are those of several threads.
+convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1 convolution of an image of
+one column, without a change of layout: the same sums, up to twice as fast where MKL is held back. With one thread torch
+gives a 1 x 1 convolution to MKL all the same, but not a dilated one: a dilation along the one column changes nothing
+else, and the bits are those of several threads.
 
 Shapes: R rows, I input and O output channels.
 """

@@ -249,9 +249,7 @@ def test_attention_without_gradients_is_one_graph_for_a_compiler(monkeypatch):
 
 def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     def chosen():
-        return Lever(
-            layers._suits, layers._results, (layers._PRODUCTS, "fp32_precision", "bf16")
-        ).chosen
+        return Lever(layers._suits, layers._results, ATTENTION._setting).chosen
 
     monkeypatch.setattr(layers, "processor", lambda: "flags\t: avx512f amx_bf16")
     assert not chosen()
@@ -271,8 +269,8 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
 
 
 def test_a_name_of_torch_that_is_gone_costs_speed_alone(monkeypatch, caplog):
-    owner = SharedSetting(None)  # as where torch has no such object
-    lever = Lever(lambda: True, layers._results, (owner, "fp32_precision", "bf16"))
+    gone = SharedSetting(None)  # as where torch has no such object
+    lever = Lever(lambda: True, layers._results, lambda: gone.set_to("fp32_precision", "bf16"))
     assert not lever.chosen and "slower than need be: torch" in caplog.text
     with lever.used():
         pass

@@ -25,7 +25,7 @@ from clipself_seg.clip.precision import SharedSetting, full_precision
 from clipself_seg.clip.runtime import chunk_size, on_cpu
 
 MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
-CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache
+CPU_NUMBERS = 2**19  # numbers that a thread of an activation processes at once, about a core's cache
 
 
 class QuickGELU(nn.Module):
@@ -36,7 +36,8 @@ class QuickGELU(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return x * (1.702 * x).sigmoid_()
         # Fresh memory for a second tensor of this size would take longer than the arithmetic.
-        rows = chunk_size(x.device, CPU_NUMBERS // x.shape[-1], 2 * x.shape[-1])
+        numbers = CPU_NUMBERS * torch.get_num_threads()
+        rows = chunk_size(x.device, numbers // x.shape[-1], 2 * x.shape[-1])
         for part in x.view(-1, x.shape[-1]).split(rows):
             part.mul_((1.702 * part).sigmoid_())
         return x

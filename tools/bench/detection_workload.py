@@ -77,7 +77,7 @@ class DetectionWorkload(PartWorkload):
                 return plain_detections(self.setting, *maps_of(inputs))
 
         runs = {name: ours, f"plain {name}": plain}
-        return {key: Run(run, flops, memory=True, **how) for key, run in runs.items()}
+        return {key: Run(run, flops, **how) for key, run in runs.items()}
 
     def _tower(self, images: Tensor) -> tuple[Maps, Tensor]:
         """Taps and unit dense features of one pass."""

@@ -79,7 +79,7 @@ class SemSegWorkload(Workload):
         image = text_flops(model, self.device) + window_flops(model, views)
         return {
             "image": Run(self._image, image, self._forget_texts),
-            "plain image": Run(self.with_stock_linear(self._plain_image), image),
+            "plain image": Run(self.with_stock_products(self._plain_image), image),
             "best class": Run(self._best_class, image, self._forget_texts),
         }
 

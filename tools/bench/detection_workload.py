@@ -17,7 +17,7 @@ from bench.case import IMAGE_SIZE, Case, PartWorkload, noise, seeded
 from bench.detection_formulations import Maps, Setting, our_detections, plain_detections
 from bench.flops import count_flops, pooling_flops, tower_flops
 from bench.measure import Run
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.levers import stock_products
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
@@ -73,7 +73,7 @@ class DetectionWorkload(PartWorkload):
                 return our_detections(self.setting, *maps_of(inputs))
 
         def plain(inputs: Any) -> Any:
-            with stock_linear(), torch.no_grad():
+            with stock_products(), torch.no_grad():
                 return plain_detections(self.setting, *maps_of(inputs))
 
         runs = {name: ours, f"plain {name}": plain}

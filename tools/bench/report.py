@@ -12,7 +12,9 @@ import torch
 from bench.case import Case
 from bench.measure import Run, matmul_peak, peak_memory, time_in_turn
 from bench.workloads import build_runs
-from clipself_seg.clip.linear import amd_family, by_convolution, onednn_is_exact
+from clipself_seg.clip.layers import ATTENTION
+from clipself_seg.clip.levers import amd_family
+from clipself_seg.clip.linear import CONVOLUTION
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 
@@ -71,8 +73,8 @@ def run_benchmark(case: Case, report: Callable[[str], None], lower: bool = False
 def _products() -> str:
     """Names what computes products on this CPU."""
     family = f" of AMD's family {amd_family()}" * bool(amd_family())
-    linear = "convolutions" if by_convolution() else "matrix products"
-    attention = ", long attention by oneDNN" * onednn_is_exact()
+    linear = "convolutions" if CONVOLUTION.chosen else "matrix products"
+    attention = ", long attention by oneDNN" * ATTENTION.chosen
     return (
         f"{torch.backends.cpu.get_cpu_capability()}{family}, linear layers as {linear}{attention}"
     )

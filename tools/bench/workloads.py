@@ -97,7 +97,7 @@ class RegionsWorkload(SampledWorkload):
         flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
         return {
             "scores": Run(self._scores, flops),
-            "plain scores": Run(self.with_stock_linear(self._plain_scores), flops),
+            "plain scores": Run(self.with_stock_products(self._plain_scores), flops),
         }
 
     @functools.cached_property

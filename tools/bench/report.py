@@ -47,7 +47,7 @@ def run_benchmark(case: Case, report: Callable[[str], None], lower: bool = False
     report("building the model")
     runs = chosen_runs(build_runs(case), case.only)
     if lower:
-        beside = build_runs(dataclasses.replace(case, precision=LOWER))
+        beside = dict(build_runs(dataclasses.replace(case, precision=LOWER)))
         ours = [name for name in runs if runs[name].flops and not name.startswith("plain ")]
         runs |= {f"{LOWER} {name}": beside.pop(name) for name in ours}
         del beside

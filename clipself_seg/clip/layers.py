@@ -11,7 +11,6 @@ one head.
 from __future__ import annotations
 
 import abc
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.linear import Linear, linear, products_by_onednn, stock
+from clipself_seg.clip.levers import Lever, processor, stock
+from clipself_seg.clip.linear import CONVOLUTION, Linear, linear
 from clipself_seg.clip.positions import rotate
+from clipself_seg.clip.precision import SharedSetting, full_precision
 from clipself_seg.clip.runtime import chunk_size, on_cpu
 
 MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
@@ -75,7 +76,8 @@ def attention(
     """Softmax attention of torch, (B, H, Q, C).
 
     Heads are slices of the tokens' channels, and rows that far apart share few places of a CPU's cache: with many
-    tokens the heads are copied apart first, with the same bits, and oneDNN multiplies where it has wider instructions.
+    tokens the heads are copied apart first, with the same bits. Where `ATTENTION` is chosen oneDNN multiplies, and
+    bfloat16 is computed in float32: so does torch, by slower products.
 
     Args:
         q_BHQC: queries.
@@ -84,18 +86,39 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: True if a token attends to itself and earlier ones alone.
     """
-    apart = (
+    many = (
         not torch.is_grad_enabled()  # the copies would be kept
         and on_cpu(q_BHQC)  # before what no compiler reads
         and not stock.get()
         and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
     )
-    if apart:
-        q_BHQC, k_BHLC, v_BHLC = (x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC))
-    with products_by_onednn() if apart else contextlib.nullcontext():
-        return F.scaled_dot_product_attention(
-            q_BHQC, k_BHLC, v_BHLC, attn_mask=mask, is_causal=causal
-        )
+    q, k, v, dtype = q_BHQC, k_BHLC, v_BHLC, q_BHQC.dtype
+    if many and dtype in (torch.float32, torch.bfloat16) and ATTENTION.chosen:
+        q, k, v = (x.contiguous().float() for x in (q, k, v))
+        with full_precision(q.device), ATTENTION.used():
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return attended.to(dtype)
+    if many:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def _suits() -> bool:
+    """True if oneDNN's products are quicker and in float32; with AMX they would be in bfloat16."""
+    return CONVOLUTION.chosen and "amx_bf16" not in processor()
+
+
+def _results() -> tuple[Tensor, Tensor]:
+    """Attention over some tokens as torch computes it now, and in float64."""
+    q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    return F.scaled_dot_product_attention(q, k, v), exact
+
+
+# torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with
+# AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32.
+_PRODUCTS = SharedSetting(getattr(torch.backends.mkldnn, "matmul", None))
+ATTENTION = Lever(_suits, _results, lambda: _PRODUCTS.set_to("fp32_precision", "bf16"))
 
 
 def gated(values_BLD: Tensor, x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:

@@ -292,20 +292,15 @@ def test_shipped_vocabularies_fit_the_shortest_context_in_every_sentence(clip, m
 
 
 @pytest.mark.parametrize(
-    "spoil, signed",
-    [
-        (lambda text: text[:1], True),
-        (lambda text: text.double(), True),
-        (lambda text: text * float("nan"), True),
-        (lambda text: text.flip(0), False),
-    ],
-    ids=["a class less", "another type", "no numbers", "other numbers"],
+    "spoil",
+    [lambda text: text[:1], lambda text: text.double(), lambda text: text * float("nan")],
+    ids=["a class less", "another type", "no numbers"],
 )
-def test_an_entry_that_is_not_as_it_was_written_is_made_again(clip, tmp_path, spoil, signed):
+def test_an_entry_that_is_not_as_it_was_written_is_made_again(clip, tmp_path, spoil):
     first = TextBank(clip, "single", cache_dir=tmp_path).embed(["cat", "dog"])
     (entry,) = tmp_path.iterdir()
     whole, text = entry.read_bytes(), spoil(first).contiguous()
-    digest = hashes.hash_tensors({entry.stem: text if signed else first})
+    digest = hashes.hash_tensors({entry.stem: text})
     safetensors.torch.save_file({"text": text}, entry, metadata={"digest": digest})
     again = TextBank(clip, "single", cache_dir=tmp_path)
     assert torch.equal(again.embed(["cat", "dog"]), first)
@@ -319,7 +314,10 @@ def test_an_entry_under_the_key_of_another_or_without_digest_is_made_again(clip,
     bank.embed(["dog"])
     (other,) = set(tmp_path.iterdir()) - {entry}
     whole, unsigned = entry.read_bytes(), safetensors.torch.save({"text": first.flip(1)})
-    for content in (other.read_bytes(), unsigned, safetensors.torch.save({"x": first}), b"damaged"):
+    digest = hashes.hash_tensors({entry.stem: first})
+    changed = safetensors.torch.save({"text": first.flip(1)}, metadata={"digest": digest})
+    unnamed = safetensors.torch.save({"x": first})
+    for content in (other.read_bytes(), unsigned, changed, unnamed, b"damaged"):
         entry.write_bytes(content)
         assert torch.equal(TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"]), first)
         assert entry.read_bytes() == whole

@@ -159,16 +159,8 @@ def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     words = [tmp_path / "one.png", tmp_path / "broken.png", "--model", "mini-clipself"]
-    words += [
-        "--size",
-        64,
-        "--clusters",
-        2,
-        "--words",
-        "dog|puppy, grass",
-        "--output",
-        tmp_path / "out",
-    ]
+    words += ["--size", 64, "--clusters", 2, "--words", "dog|puppy, grass"]
+    words += ["--output", tmp_path / "out"]
     assert run(dense_maps, *words) == 1
     said = capsys.readouterr()
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err

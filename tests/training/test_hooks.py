@@ -14,8 +14,11 @@ from clipself_seg.commands import train
 from clipself_seg.errors import InputError
 from tests.conftest import ROOT
 from tests.tiny import small_worlds
+from tests.training import test_trainer
 from tests.training.test_trainer import ITERATIONS, assert_same, trainer, weights
 from tests.two_processes import in_two_processes
+
+uninterrupted = test_trainer.uninterrupted
 
 
 class Means(HookBase):
@@ -48,13 +51,6 @@ class Means(HookBase):
 
     def load_state_dict(self, state):
         self.norms = state["norms"]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    run = trainer(tmp_path_factory.mktemp("uninterrupted"))
-    run.train()
-    return weights(run)
 
 
 def lines(file):

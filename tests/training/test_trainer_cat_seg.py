@@ -5,10 +5,8 @@ from detectron2.modeling import build_model
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.training.settings import TrainingSettings
-from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
-from tests.training.test_trainer_data_parallel import gradients, worst
+from tests.training.test_trainer_data_parallel import gradients, train_model, worst
 from tests.two_processes import in_two_processes
 
 HEAD = "MODEL.SEM_SEG_HEAD."
@@ -44,10 +42,7 @@ SAMPLES = [mapper(record, 0) for record in RECORDS[:4]]
 def train(folder, *opts, resume=False):
     cfg = configuration("OUTPUT_DIR", folder, *opts)
     model = model_of(cfg)
-    settings = TrainingSettings.from_config(cfg)
-    groups = model.optimizer_groups(cfg.SOLVER)
-    run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
-    run.train(resume)
+    train_model(model, cfg, RECORDS, mapper, resume)
     return {name: p.detach().clone() for name, p in trained_parameters(model).items()}
 
 

@@ -12,6 +12,7 @@ from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import DistillationTraining
+from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.shards import samples, write_shard, write_shards
 from tests.tiny import WORDS, tiny_clipself, tiny_mapper, tiny_region_sample, tiny_samples
@@ -28,6 +29,13 @@ def gradients(model, samples) -> Tensors:
         forward = DistributedDataParallel(model)
     sum(forward(samples).values()).backward()
     return {name: p.grad for name, p in trained_parameters(model).items()}
+
+
+def train_model(model, cfg, records, mapper, resume=False):
+    """Trains a model by a configuration."""
+    how = {"settings": TrainingSettings.from_config(cfg), "mapper": mapper}
+    groups = model.optimizer_groups(cfg.SOLVER)
+    Trainer(model=model, records=records, groups=groups, **how).train(resume)
 
 
 def worst(left: Tensors, right: Tensors) -> float:

@@ -8,10 +8,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.training.settings import TrainingSettings
-from clipself_seg.training.trainer import Trainer
 from tests.models.fvit.test_model import TINY, sample, tiny, training
-from tests.training.test_trainer_data_parallel import worst
+from tests.training.test_trainer_data_parallel import train_model, worst
 from tests.two_processes import in_two_processes
 
 RUN = {
@@ -32,10 +30,7 @@ def train(folder, resume=False):
     options = TINY | RUN | {"OUTPUT_DIR": folder}
     cfg = load_config(None, [str(word) for pair in options.items() for word in pair])
     model = training(tiny())
-    settings = TrainingSettings.from_config(cfg)
-    groups = model.optimizer_groups(cfg.SOLVER)
-    run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
-    run.train(resume)
+    train_model(model, cfg, RECORDS, mapper, resume)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 

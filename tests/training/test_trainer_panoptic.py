@@ -7,10 +7,8 @@ from clipself_seg.checkpoints.training_state import trained_parameters, trained_
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.training.settings import TrainingSettings
-from clipself_seg.training.trainer import Trainer
 from tests.models.panoptic.small import CONFIG, FCCLIP, MASKED, SMALL, model_of, training_samples
-from tests.training.test_trainer_data_parallel import gradients
+from tests.training.test_trainer_data_parallel import gradients, train_model
 from tests.two_processes import in_two_processes
 
 RUN = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.IMS_PER_BATCH", "2")
@@ -26,10 +24,7 @@ def train(folder, opts, resume=False, kind=OpenPanoptic):
     cfg = load_config(CONFIG, [*SMALL, *map(str, (*RUN, *opts)), "OUTPUT_DIR", str(folder)])
     model = model_of(*RUN, *opts).train()
     model.__class__ = kind
-    settings = TrainingSettings.from_config(cfg)
-    groups = model.optimizer_groups(cfg.SOLVER)
-    run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
-    run.train(resume)
+    train_model(model, cfg, RECORDS, mapper, resume)
     return {name: p.detach().clone() for name, p in trained_tensors(model).items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,15 @@ except ImportError:
 COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
 # None: gradients are matrix products.
 CONVOLUTION_BACKWARD = getattr(torch.ops.aten, "convolution_backward", None)
+# Softmax attention on a CPU and its gradient; None: torch's own way to both.
+ATTENTION: tuple[Callable[..., Any], Callable[..., Any]] | None = (
+    (
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    )
+    if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
+    else None
+)
 _UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
 # True within a transform of torch.func, and always where that cannot be asked.
 functorch_may_be_active: Callable[[], bool] = getattr(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip import attention_gradients
 from clipself_seg.clip.linear import Linear, linear, products_by_onednn, stock
 from clipself_seg.clip.positions import rotate
 from clipself_seg.clip.runtime import chunk_size, on_cpu
@@ -83,6 +84,9 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: True if a token attends to itself and earlier ones alone.
     """
+    if torch.is_grad_enabled() and mask is None and not causal:
+        if attention_gradients.takes(q_BHQC, k_BHLC, v_BHLC):
+            return attention_gradients.attend(q_BHQC, k_BHLC, v_BHLC)
     apart = (
         not torch.is_grad_enabled()  # the copies would be kept
         and on_cpu(q_BHQC)  # before what no compiler reads

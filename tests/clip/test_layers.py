@@ -1,5 +1,6 @@
 """The linear layer through oneDNN, activations and attention, and position tables."""
 
+import contextlib
 import math
 import threading
 
@@ -10,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from clipself_seg import private_torch
-from clipself_seg.clip import layers
+from clipself_seg.clip import attention_gradients, layers
 from clipself_seg.clip import linear as module
 from clipself_seg.clip.linear import LARGEST_WEIGHT, Linear, linear, stock_linear
 from clipself_seg.clip.positions import (
@@ -236,6 +237,62 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
     assert not check()
     monkeypatch.setattr(module, "by_convolution", lambda: False)
     assert not check() and SETTING.fp32_precision == before
+
+
+def strided_heads():
+    torch.manual_seed(0)
+    packed = torch.randn(2, 70, 3 * 48, dtype=torch.float64)
+    return [layers.split_heads(x, 3) for x in packed.chunk(3, dim=-1)], torch.randn(2, 3, 70, 16)
+
+
+def naive_attention(q, k, v):
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
+
+
+def test_attention_with_gradients_and_these_are_those_of_its_formula():
+    heads, gradient = strided_heads()
+    exact = [x.clone().requires_grad_() for x in heads]
+    leaves = [x.float().requires_grad_() for x in heads]
+    expected, found = naive_attention(*exact), attention_gradients.attend(*leaves)
+    expected.backward(gradient.double())
+    found.backward(gradient)
+    torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
+    for leaf, other in zip(leaves, exact):
+        error = leaf.grad - other.grad
+        assert error.norm() < module.LARGEST_ERROR * other.grad.norm()
+
+
+@pytest.mark.parametrize("case", ["many", "few", "mask", "causal", "float64", "autocast", "stock"])
+def test_attention_with_gradients_is_taken_for_many_tokens_alone(case, monkeypatch):
+    monkeypatch.setattr(attention_gradients, "FEWEST", 71 if case == "few" else 70)
+    monkeypatch.setattr(attention_gradients, "gradients_are_exact", lambda: True)
+    taken, original = [], attention_gradients.attend
+    monkeypatch.setattr(attention_gradients, "attend", lambda *x: taken.append(1) or original(*x))
+    heads, _ = strided_heads()
+    how = {"mask": torch.ones(70, 70) > 0} if case == "mask" else {"causal": case == "causal"}
+    inputs = [x if case == "float64" else x.float() for x in heads]
+    with torch.autocast("cpu", enabled=case == "autocast"):
+        with stock_linear() if case == "stock" else contextlib.nullcontext():
+            layers.attention(*inputs, **how)
+    assert len(taken) == (case == "many")
+    with torch.no_grad():
+        layers.attention(*inputs, **how)
+    assert len(taken) == (case == "many")
+
+
+def test_gradients_of_attention_that_are_not_exact_are_refused(monkeypatch):
+    check = attention_gradients.gradients_are_exact.__wrapped__
+    monkeypatch.setattr(attention_gradients, "onednn_is_exact", lambda: True)
+    assert check()
+    forward, backward = attention_gradients.ATTENTION
+
+    def rounded(*inputs):
+        return tuple(x.bfloat16().float() for x in backward(*inputs))
+
+    monkeypatch.setattr(attention_gradients, "ATTENTION", (forward, rounded))
+    assert not check()
+    monkeypatch.setattr(attention_gradients, "ATTENTION", None)
+    assert not check()
 
 
 def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkeypatch):

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.accelerator import ACCELERATOR, Accelerator, on_host
-from clipself_seg.clip import block_calls, layers, load_clip, runtime
+from clipself_seg.clip import attention_gradients, block_calls, layers, load_clip, runtime
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.find_kind import find_architecture
@@ -225,9 +225,10 @@ def test_a_clip_without_values_draws_nothing():
 ALL, SELECTED, INPUT = "all", "selected", "input"
 
 
-@pytest.fixture(params=["OpenAI", "EVA"])
-def block_and_others(request):
+@pytest.fixture(params=["OpenAI", "EVA", "EVA, many tokens"])
+def block_and_others(request, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(attention_gradients, "takes", lambda *_: "many" in request.param)
     if request.param == "OpenAI":
         transformer = Transformer(1, width=64, heads=2, quick_gelu=True)
         initialise_blocks(transformer.resblocks)
@@ -277,7 +278,10 @@ def test_no_product_and_no_attention_is_computed_twice(block_and_others, monkeyp
     )
     heavy = [name for name in whole if name.endswith("mm") or "dot_product" in name]
     assert {name: plain[name] for name in heavy} == {name: selected[name] for name in heavy}
-    assert sum(whole[name] for name in heavy) > sum(plain[name] for name in heavy)
+    # Of the checkpointed block neither attention nor the product that narrows, but all others.
+    again = {name: whole[name] - plain[name] for name in heavy if whole[name] > plain[name]}
+    assert sum(again.values()) == (2 + 1 if len(block_and_others[1]) == 0 else 3 + 1 + 2)
+    assert not any("dot_product" in name for name in again)
     assert plain["native_layer_norm"] == 0 < selected["native_layer_norm"]
 
 
@@ -286,7 +290,7 @@ def test_bytes_kept_fall_from_choice_to_choice(block_and_others, monkeypatch):
         run(kept, *block_and_others, monkeypatch)[2] for kept in (ALL, SELECTED, INPUT)
     )
     assert selected < 0.72 * plain
-    assert whole < 0.25 * selected
+    assert whole < 0.4 * selected
 
 
 def test_without_gradients_and_below_the_threshold_the_block_is_simply_called(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +17,9 @@ COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
 # None: gradients are matrix products.
 CONVOLUTION_BACKWARD = getattr(torch.ops.aten, "convolution_backward", None)
 # Softmax attention on a CPU and its gradient; None: torch's own way to both.
-ATTENTION: tuple[Callable[..., Any], Callable[..., Any]] | None = (
-    (
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
-    )
-    if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
-    else None
+ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+ATTENTION_BACKWARD = getattr(
+    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
 )
 _UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
 # True within a transform of torch.func, and always where that cannot be asked.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.linear import LARGEST_ERROR, onednn_is_exact, products_by_onednn, stock
-from clipself_seg.private_torch import ATTENTION, functorch_may_be_active
+from clipself_seg.private_torch import ATTENTION, ATTENTION_BACKWARD, functorch_may_be_active
 
 FEWEST = 2048  # queries and keys for which the copies cost less than they save
 
@@ -56,32 +56,28 @@ def attend(q_BHQC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        assert ATTENTION is not None
         with products_by_onednn():
-            attended, log_sums = ATTENTION[0](q, k, v)
+            attended, log_sums = ATTENTION(q, k, v)
         ctx.save_for_backward(q, k, v, attended, log_sums)
         return attended
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert ATTENTION is not None
         with products_by_onednn():
-            return ATTENTION[1](gradient.contiguous(), *ctx.saved_tensors, 0.0, False)
+            return ATTENTION_BACKWARD(gradient.contiguous(), *ctx.saved_tensors, 0.0, False)
 
 
 @functools.cache
 def gradients_are_exact() -> bool:
     """True if this machine gains by `products_by_onednn`, and gradients by it are exact to `LARGEST_ERROR`."""
-    if ATTENTION is None or not onednn_is_exact():
+    if ATTENTION_BACKWARD is None or not onednn_is_exact():
         return False
     generator = torch.Generator().manual_seed(0)
     *inputs, gradient = torch.randn(4, 1, 1, 1024, 64, generator=generator)
-    found, exact = [], []
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        for attention, dtype, gradients in (
-            (attend, torch.float32, found),
-            (F.scaled_dot_product_attention, torch.float64, exact),
-        ):
-            leaves = [x.to(dtype).requires_grad_() for x in inputs]
-            gradients += torch.autograd.grad(attention(*leaves), leaves, gradient.to(dtype))
+        leaves = [x.requires_grad_() for x in inputs]
+        found = torch.autograd.grad(attend(*leaves), leaves, gradient)
+        leaves = [x.detach().double().requires_grad_() for x in inputs]
+        attended = F.scaled_dot_product_attention(*leaves)
+        exact = torch.autograd.grad(attended, leaves, gradient.double())
     return all((a - b).norm() <= LARGEST_ERROR * b.norm() for a, b in zip(found, exact))

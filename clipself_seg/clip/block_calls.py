@@ -84,7 +84,10 @@ def _keep_products(
 def keep_dear(
     _: object, operator: torch._ops.OpOverload, *args: Any, **kwargs: object
 ) -> CheckpointPolicy:
-    """Keeps what takes long for its size: attention, and products whose sums are longer than their rows."""
+    """Keeps what takes long for its size: attention, and products whose sums are longer than their rows.
+
+    Nothing may change these results in place.
+    """
     name = operator.overloadpacket.__name__
     if name in ("convolution", "linear"):  # of a weight (rows, ...)
         dear = args[1].numel() > len(args[1]) ** 2

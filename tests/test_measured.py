@@ -5,6 +5,7 @@ import re
 import pytest
 from write_tables import with_seconds
 
+from bench import jobs
 from clipself_seg.files import read_json
 from clipself_seg.training.metrics import flatten_numbers
 from tests.conftest import ROOT
@@ -72,3 +73,11 @@ def test_a_reason_that_was_tested_has_its_record(page):
 def test_the_seconds_of_readme_are_those_that_were_measured():
     readme = (ROOT / "README.md").read_text()
     assert with_seconds(readme) == readme, "python tools/write_tables.py"
+
+
+def test_the_table_of_speed_is_that_of_one_sitting():
+    record = read_json(ROOT / "docs/measured/speed.json")["jobs"]
+    origins = {(of["provenance"]["commit"], of["provenance"]["device"]) for of in record.values()}
+    assert len(origins) == 1
+    rows = {f"{job.label}: {row}" for job in jobs.JOBS for row in job.rows}
+    assert read_json(jobs.OFFICIAL)["jobs"].keys() < rows

@@ -3,6 +3,7 @@ garbage, and freed memory that is kept."""
 
 import ctypes
 import gc
+import os
 import runpy
 import sys
 import types
@@ -69,6 +70,17 @@ def test_what_torch_and_python_say_of_detectron2s_ways_is_not_told_to_users():
         assert not said
         warnings.warn("another", FutureWarning, 2)
         assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "typed, turns",
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_sleep_soon_unless_the_environment_says_otherwise(monkeypatch, typed, turns):
+    environment = dict(typed)
+    monkeypatch.setattr(os, "environ", environment)
+    runpy.run_path(clipself_seg.__file__)
+    assert environment.get("GOMP_SPINCOUNT") == turns
 
 
 @pytest.fixture

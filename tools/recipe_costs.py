@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from bench.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.levers import stock_products
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ def _step(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     # Recipes that differ in data and schedule alone have one computation.
     key = f"{cfg.MODEL} {cfg.INPUT} {half}"
     if key not in _computed:
-        with stock_linear():  # not as is fastest on this CPU
+        with stock_products():  # not as is fastest on this CPU
             _computed[key] = PARTS[cfg.MODEL.META_ARCHITECTURE](cfg, half)
     return _computed[key]
 
@@ -107,7 +107,7 @@ def evaluation(cfg: CfgNode) -> float | None:
         layout = StridedWindows(cfg.MODEL.ZERO_SHOT.WINDOW, cfg.MODEL.ZERO_SHOT.STRIDE)
         short = cfg.INPUT.MIN_SIZE_TEST
         side, windows = layout.size, len(layout.corners((short, short * 4 // 3)))
-    with FakeTensorMode(allow_non_fake_inputs=True), stock_linear():
+    with FakeTensorMode(allow_non_fake_inputs=True), stock_products():
         clip = build_clip(cfg, WEIGHTS="", DENSE=TOKEN)
         flops = tower_flops(clip.visual, side - side % clip.patch_size, clip.image_size)
     if name == "ImageClassifier":

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench import jobs
 from clipself_seg.checkpoints.zoo import Entry, entry_of, zoo
 from clipself_seg.clip.find_kind import KINDS, find_architecture, list_architectures
 from clipself_seg.clip.runtime import without_values
@@ -151,6 +152,11 @@ def models_table() -> str:
     return markdown_table(heads, rows) + "\n"
 
 
+def speed_table() -> str:
+    """A row for each job in docs/measured/speed.json, as `benchmark.py all` prints them."""
+    return jobs.table(read_json(ROOT / "docs/measured/speed.json")["jobs"]) + "\n"
+
+
 def with_seconds(text: str) -> str:
     """README with the measured seconds in its table of models."""
     for name, one in measured().items():
@@ -206,7 +212,7 @@ def _names(names: Iterable[str]) -> str:
 PAGES = {
     "docs/tables/models.md": {"zoo": zoo_table},
     "docs/licences.md": {"licences": licences_table},
-    "docs/performance.md": {"models": models_table},
+    "docs/performance.md": {"speed": speed_table, "models": models_table},
     "docs/towers.md": {"kinds": kinds_table},
     "docs/tables/towers.md": {"weights": weights_table, "configs": configs_table},
 }

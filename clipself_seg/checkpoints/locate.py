@@ -27,7 +27,6 @@ from clipself_seg.files import home_expanded
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
-MAIN = "main"  # branch of a repository that is taken where none is named
 # The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
 # open_clip's file; timm's ``model.safetensors`` is the image tower alone.
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -53,7 +52,7 @@ class HubName(NamedTuple):
     """
 
     repository: str
-    revision: str = MAIN
+    revision: str = "main"
     file: str = ""
     kind: str = "model"
 

@@ -50,10 +50,6 @@ MASK_MODELS = {
         "facebook/mask2former-swin-base-coco-panoptic", "facebook/mask2former-"
     ),
 }
-# Repository whose branch main has a pickle alone -> the commit that has safetensors.
-COMMITS = {
-    "facebook/mask2former-swin-large-coco-panoptic": "a4edee47b1b2662241ceed627430aa22d0647bd0"
-}
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
 # Settings of the images, by newer and older versions of transformers.
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
@@ -104,8 +100,6 @@ def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:
             f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
             f"{MASK_MODELS['sam3'].repository}"
         )
-    if name.repository in COMMITS and name.revision == locate.MAIN:
-        name = name._replace(revision=COMMITS[name.repository])
     return name, MaskModel(name.repository)
 
 

@@ -1,38 +1,26 @@
-"""Products that use the widest vector instructions of a CPU: linear layers, and attention over many tokens.
+"""The linear layer as a convolution, where a processor gains by it (`CONVOLUTION`).
 
-torch computes float32 matrix products with MKL, which is limited to AVX2 on processors that are not
-Intel's, and convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1
-convolution of an image of one column, without a change of layout: the same sums, up to twice as fast
-where MKL is held back. With one thread torch gives a 1 x 1 convolution to MKL all the same, but not a dilated one:
-a dilation along the one column changes nothing else, and the bits are those of several threads. Other processors use
-torch's own product: there is no gain, and without AVX-512 some numbers of rows take three times as long. What decides
-is the processor, not a stopwatch: the same machine always gives the same bits.
-
-torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with
-AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32 (`products_by_onednn`).
+torch computes float32 matrix products with MKL, which is limited to AVX2 on processors that are not Intel's, and
+convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1 convolution of an image of
+one column, without a change of layout: the same sums, up to twice as fast where MKL is held back. With one thread torch
+gives a 1 x 1 convolution to MKL all the same, but not a dilated one: a dilation along the one column changes nothing
+else, and the bits are those of several threads.
 
 Shapes: R rows, I input and O output channels.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import platform
-import re
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.precision import SharedSetting
+from clipself_seg.clip.levers import Lever, amd_family, processor, stock
 from clipself_seg.errors import known
 from clipself_seg.private_torch import CONVOLUTION_BACKWARD, functorch_may_be_active, own_tensor
-from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
 CHOICES = ("auto", "torch", "convolution")
@@ -53,55 +41,6 @@ PLAIN: dict[str, Any] = {
     "output_padding": [0, 0],
     "groups": 1,
 }
-LARGEST_ERROR = 2e-6  # of attention by oneDNN, relative: float32 has 5e-7, bfloat16 2e-3
-
-stock: ContextVar[bool] = ContextVar("stock", default=False)  # True inside of `stock_linear`
-
-
-@functools.cache
-def by_convolution() -> bool:
-    """True if convolutions suit this machine, or `$CLIPSELF_SEG_LINEAR` asks for them: "auto", "torch", "convolution".
-
-    Raises:
-        InputError: the variable has another value.
-    """
-    asked = known(os.environ.get(VARIABLE) or "auto", CHOICES, f"${VARIABLE}")
-    if asked != "auto":
-        return asked == "convolution"
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
-        return False
-    # MKL uses AVX-512 on Intel's processors, and does without on others.
-    return (
-        "AVX512" in torch.backends.cpu.get_cpu_capability() and "GenuineIntel" not in _processor()
-    )
-
-
-@functools.cache
-def _processor() -> str:
-    """The system's description of its processor, on Linux with family and flags."""
-    return platform.processor() + cpu_info()
-
-
-def amd_family() -> int:
-    """Family of AMD's processors that this one is of (Zen 4 is 25, Zen 5 is 26); 0 where the system does not say."""
-    match = re.search(r"AuthenticAMD\ncpu family\s*: (\d+)", _processor())
-    return int(match[1]) if match else 0
-
-
-@functools.cache
-def largest_weight() -> int:
-    """Number of weights up to which oneDNN computes their gradient on this machine."""
-    return 2**62 if amd_family() >= FULL_WIDTH else LARGEST_WEIGHT
-
-
-@contextlib.contextmanager
-def stock_linear() -> Iterator[None]:
-    """Makes `linear` torch's own inside the context, for benchmarks of the plain formulations."""
-    token = stock.set(True)
-    try:
-        yield
-    finally:
-        stock.reset(token)
 
 
 class Linear(nn.Linear):
@@ -128,7 +67,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.numel() <= FEWEST_NUMBERS
         or x.numel()
         < x.shape[-1] * (FEWEST_ROWS if torch.get_num_threads() > 1 else FEWEST_ROWS_ALONE)
-        or not by_convolution()
+        or not CONVOLUTION.chosen
         or torch.is_autocast_enabled("cpu")
     ):
         return F.linear(x, weight, bias)
@@ -136,44 +75,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         rows_RO = _Product.apply(rows_RI, weight, bias)
     else:
-        image_1IR1 = rows_RI[None, :, None].permute(0, 3, 1, 2)
-        image_1OR1 = F.conv2d(image_1IR1, weight[:, :, None, None], bias, dilation=DILATION)
-        rows_RO = image_1OR1[0, :, :, 0].T.contiguous()
+        rows_RO = _convolved(rows_RI, weight, bias)
     return rows_RO.view(*x.shape[:-1], -1)
 
 
-@contextlib.contextmanager
-def products_by_onednn() -> Iterator[None]:
-    """Lets oneDNN compute torch's float32 products inside the context, where `onednn_is_exact`; else does nothing.
-
-    torch has one setting for all threads. Products that another thread computes meanwhile are oneDNN's too: in float32,
-    with other last digits. The setting comes back when the last thread has left.
-    """
-    if stock.get() or not onednn_is_exact():
-        yield
-        return
-    with _PRODUCTS.set_to("fp32_precision", "bf16"):
-        yield
-
-
-# torch's setting for float32 products on a CPU, which torch's types do not know.
-_PRODUCTS = SharedSetting(torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-
-
-@functools.cache
-def onednn_is_exact() -> bool:
-    """True if this machine gains by `products_by_onednn`, and its attention is then exact to `LARGEST_ERROR`.
-
-    It is False with AMX, which would compute in bfloat16.
-    """
-    if not by_convolution() or "amx_bf16" in _processor():
-        return False
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
-        exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-        with _PRODUCTS.set_to("fp32_precision", "bf16"):
-            error = F.scaled_dot_product_attention(q, k, v) - exact
-        return bool(error.norm() <= LARGEST_ERROR * exact.norm())
+def _convolved(rows_RI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    image_1IR1 = rows_RI[None, :, None].permute(0, 3, 1, 2)
+    image_1OR1 = F.conv2d(image_1IR1, weight[:, :, None, None], bias, dilation=DILATION)
+    return image_1OR1[0, :, :, 0].T.contiguous()
 
 
 class _Product(torch.autograd.Function):
@@ -182,8 +91,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        product = linear(rows, weight, bias)  # without gradients here: the convolution
-        return own_tensor(product)
+        return own_tensor(_convolved(rows, weight, bias))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -199,7 +107,7 @@ class _Product(torch.autograd.Function):
 
 def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     """Gradient (O, I) of the weight."""
-    if weight.numel() > largest_weight():
+    if weight.numel() > LARGEST_WEIGHT and amd_family() < FULL_WIDTH:
         return gradient.T @ rows
     whole = len(rows) // ROWS_TOGETHER * ROWS_TOGETHER
     result = _backward(gradient[:whole], rows[:whole], weight, 1)
@@ -221,3 +129,30 @@ def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Te
         output_mask=wanted,
     )[number]
     return image[:, :, 0, 0] if number else image[0, :, :, 0].T
+
+
+def _suits() -> bool:
+    """True if `$CLIPSELF_SEG_LINEAR` is "convolution", or "auto" on a processor where MKL is held back.
+
+    Raises:
+        InputError: the variable has another value.
+    """
+    asked = known(os.environ.get(VARIABLE) or "auto", CHOICES, f"${VARIABLE}")
+    if asked != "auto":
+        return asked == "convolution"
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
+        return False
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return wide and "GenuineIntel" not in processor()
+
+
+def _results() -> tuple[Tensor, Tensor]:
+    """A product and its gradients of rows and weight, computed here and in float64."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, gradient = (torch.randn(n, 64, generator=draw) for n in (512, 64, 512))
+    ours = [_convolved(x, weight, None), *(_backward(gradient, x, weight, n) for n in (0, 1))]
+    x, weight, gradient = x.double(), weight.double(), gradient.double()
+    return torch.cat(ours), torch.cat([x @ weight.T, gradient @ weight, gradient.T @ x])
+
+
+CONVOLUTION = Lever(_suits, _results)

@@ -36,8 +36,6 @@ def _maps_options(parser: CommandLine) -> None:
     value(parser, "--words", f"a heat map for each: {options.WORDS}")
     add_model_options(parser)
     value(parser, "--clusters", "of K-Means, at most", 8, kind=within(int, 1, 255))
-    smallest = "fraction of the cells below which a cluster is dropped"
-    value(parser, "--smallest", smallest, 0.02, kind=within(float, 0, 1))
     options.output(parser, "output/dense_maps")
 
 
@@ -69,7 +67,6 @@ def dense_maps(args: argparse.Namespace) -> int:
         folder=args.output,
         side=3 * next(iter(clips.values())).image_size if args.size is None else args.size,
         clusters=args.clusters,
-        smallest=args.smallest,
         words=words,
     )
     failed = predict_files(results, files)

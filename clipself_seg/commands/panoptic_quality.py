@@ -43,12 +43,12 @@ def main(args: argparse.Namespace) -> None:
             --prediction pred.json pred --json quality.json
 
     panopticapi matches the segments, on all cores. clipself-seg eval has the same numbers without files, and those of
-    seen and of unseen classes.
+    seen and of unseen classes. The JSON has SQ and RQ of things and of stuff, too, and the numbers of each class.
     """
     import numpy as np
 
     from clipself_seg.evaluation.panoptic.quality import panoptic_results
-    from clipself_seg.evaluation.report import quality_table
+    from clipself_seg.evaluation.report import run_table
     from clipself_seg.provenance import provenance, write_results
 
     truth = Side(*args.truth)
@@ -57,7 +57,8 @@ def main(args: argparse.Namespace) -> None:
     isthing = np.array([entry["isthing"] == 1 for entry in classes])
     quality, images = evaluate_files(truth, Side(*args.prediction), ids)
     results = {"images": float(images)} | panoptic_results(quality, names, isthing)
-    sys.stdout.write(f"{quality_table(results)}\n{images} images\n")
+    table = run_table("panoptic", {truth.json.name: results})
+    sys.stdout.write(f"{table}\n")
     if args.json:
         # Without NaN, which JSON lacks: a class that is nowhere has no number.
         known = {key: number for key, number in results.items() if number == number}

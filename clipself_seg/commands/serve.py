@@ -1,11 +1,11 @@
 """Serve a page where visitors give images and words, and an API: heat maps, semantic and panoptic segments, boxes.
 
     clipself-seg serve photo.jpg --words "dog|puppy, kite, grass" --stuff grass
-    clipself-seg serve photo.jpg --words "dog, grass" --model openai-vitb16 eva02-vitb16 --tasks semantic
+    clipself-seg serve photo.jpg --words "dog, grass" --model openai-vitb16 eva02-vitb16 --semantic catseg-base
     clipself-seg serve --model mini
     clipself-seg serve --public --port 7860
 
-Without --tasks it has segments of the models that --semantic, --panoptic and --detection name. Where these and --model
+It has segments of the models that --semantic, --panoptic and --detection name. Where these and --model
 are left out it has semantic segments, and those of the other tasks whose default model is on this machine.
 --model mini has the small models of all tasks, which are for generated scenes. It listens on this machine alone
 (--host names another address), and answers those who have the token in the address that it prints.
@@ -67,8 +67,6 @@ def _options(parser: CommandLine) -> None:
     value(parser, "--words", f"words to begin with ({COMMON_WORDS}): {WORDS}")
     value(parser, "--stuff", "those of them that are stuff, as --words")
     add_model_options(parser)
-    tasks = f"{', '.join(TASKS)} (those of named models, or semantic and those that are here)"
-    value(parser, "--tasks", tasks, count="*", metavar="TASK", choices=TASKS)
     for task in TASKS:
         text = f"{task} model, as predict --model (the default)"
         value(parser, f"--{task}", text, metavar="NAME")
@@ -100,9 +98,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that do not go together, and to serve others without a token; fills in host and token."""
-    for task in TASKS:
-        if args.tasks is not None and task not in args.tasks and getattr(args, task) is not None:
-            raise InputError(f"--{task} needs {task} among --tasks")
     if args.public and (args.token is not None or args.allow_host):
         raise InputError("--public has no token and takes every host name: leave out the other")
     if args.host is None:
@@ -200,9 +195,7 @@ def _models(args: argparse.Namespace) -> dict[str, str]:
     mini = of_scenes(args)
     named = {task: getattr(args, task) for task in TASKS if getattr(args, task)}
     tasks: Sequence[str]
-    if args.tasks is not None:
-        tasks = args.tasks
-    elif mini:
+    if mini:
         tasks = TASKS
     elif named or args.model:
         tasks = list(named)

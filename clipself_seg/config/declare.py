@@ -17,7 +17,7 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
-from clipself_seg.errors import nearest
+from clipself_seg.errors import nearest, shown
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.yaml_files import leaves
 
@@ -136,7 +136,7 @@ class Key:
     def problem(self, value: Any) -> str:
         """The sentence, behind the key's name, that refuses a value of the right type; "" if it is a good one."""
         if self.check is not None and not self.check.holds(value):
-            return f"must be {self.check.wanted}, got {in_brief(value)}"
+            return f"must be {self.check.wanted}, got {shown(value)}"
         if not self.choices:
             return ""
         several = isinstance(self.default, tuple)
@@ -191,12 +191,6 @@ class Section:
         for name in STOCK:
             if name.startswith(self.prefix) and name not in KEYS:
                 self.stock(name.removeprefix(self.prefix))
-
-
-def in_brief(value: object) -> str:
-    """The beginning of the text of a value, for messages."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def covers(names: Iterable[str], name: str) -> bool:

@@ -22,7 +22,7 @@ from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
 from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
 from clipself_seg.device import bfloat16_pays, chosen_device, is_here
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, nearest, shown
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _merge(cfg: CfgNode, values: yaml_files.Tree, sources: Sources) -> None:
             wanted = type(known[key]).__name__
             hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
             raise InputError(
-                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {declare.in_brief(value)}"
+                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {shown(value)}"
             ) from None
     _fill_nones(cfg, known, sources)
 
@@ -164,7 +164,7 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
     if yaml_files.lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
         passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))
         raise InputError(
-            f"{sources.name(key)}: {key} {declare.in_brief(value)} has no effect: nothing reads it, "
+            f"{sources.name(key)}: {key} {shown(value)} has no effect: nothing reads it, "
             f"and {passing} of CAT-Seg's files alone passes; leave it out"
         )
 
@@ -252,13 +252,13 @@ def _check_read(cfg: CfgNode, defaults: yaml_files.Tree, sources: Sources) -> No
         )
         if given and (reason := other or declare.why_unread(key, values, model)):
             raise InputError(
-                f"{sources.name(key)}: {key} {declare.in_brief(value)} has no effect: {reason}; leave it out"
+                f"{sources.name(key)}: {key} {shown(value)} has no effect: {reason}; leave it out"
             )
         if other:
             if sources.place(key) >= 0 and yaml_files.lists_for_tuples(
                 value
             ) != yaml_files.lists_for_tuples(nothing):
-                reset.append(f"{key} {declare.in_brief(value)}")
+                reset.append(f"{key} {shown(value)}")
                 why = other
             cfg.merge_from_list([key, nothing])
     if reset:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.declare import KEYS, in_brief
+from clipself_seg.config.declare import KEYS
 from clipself_seg.config.keys import objectives
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, shown
 from clipself_seg.yaml_files import leaves
 
 MODEL = "MODEL.META_ARCHITECTURE"
@@ -291,7 +291,7 @@ def require_valid(
             continue
         given = [values[name] for name in keys]
         if not holds(*given):
-            got, *others = map(in_brief, given)
+            got, *others = map(shown, given)
             beside = " and ".join(f"{name} {text}" for name, text in zip(keys[1:], others))
             raise InputError(
                 f"{source(*keys)}: {keys[0]} must be {wanted}, got {got}"

@@ -102,8 +102,6 @@ RUN_COLUMNS = {
     | {"images": "images"},
     "detection": DETECTION_COLUMNS | COUNTS,
 }
-# Suffix of a key of panoptic quality -> classes that the mean is taken over.
-GROUPS = {"": "all", "_th": "things", "_st": "stuff", "_seen": "seen", "_unseen": "unseen"}
 # Keys that are no percent -> how they are written.
 FORMATS = {"alpha": "g", "beta": "g", "void_discount": "g", "images": ".0f", "classes": ".0f"}
 
@@ -227,25 +225,6 @@ def with_numbers(columns: Mapping[str, str], every: Iterable[Numbers]) -> dict[s
     return {title: key for title, key in columns.items() if key in keys}
 
 
-def lines_table(
-    lines: Sequence[tuple[tuple[str, ...], Numbers]],
-    columns: Mapping[str, str],
-    first: Sequence[str],
-) -> str:
-    """A line for each name, with its numbers, as `FORMATS` has them.
-
-    Args:
-        lines: the cells at the left, and numbers; one that a line lacks is shown as "-".
-        columns: heading -> key of the number.
-        first: headings of the cells at the left.
-    """
-    body = [
-        [*left, *(cell_text(numbers.get(key), FORMATS.get(key, ".1f")) for key in columns.values())]
-        for left, numbers in lines
-    ]
-    return format_table([*first, *columns], body, left=len(first))
-
-
 def run_table(task: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each data set, and each fusion or kind of it: all means in percent, and numbers of images.
 
@@ -265,26 +244,11 @@ def run_table(task: str, results: Mapping[str, Mapping[str, Any]]) -> str:
         for name, part, numbers in every
     ]
     columns = with_numbers(RUN_COLUMNS[task], [numbers for _, numbers in lines])
-    return lines_table(lines, columns, first)
-
-
-def quality_table(results: Numbers) -> str:
-    """PQ, SQ and RQ in percent of each group of classes, and how many classes are in it.
-
-    Args:
-        results: as of `panoptic_results`. A group that is not in them has no row, a mean that is not in them is
-            shown as "-".
-    """
-    columns = {key: key for key in ("PQ", "SQ", "RQ", "classes")}
-    lines = [
-        (
-            (group,),
-            {key: results[f"{key}{suffix}"] for key in columns if f"{key}{suffix}" in results},
-        )
-        for suffix, group in GROUPS.items()
-        if f"classes{suffix}" in results
+    body = [
+        [*left, *(cell_text(numbers.get(key), FORMATS.get(key, ".1f")) for key in columns.values())]
+        for left, numbers in lines
     ]
-    return lines_table(lines, columns, [""])
+    return format_table([*first, *columns], body, left=len(first))
 
 
 def write_class_csv(

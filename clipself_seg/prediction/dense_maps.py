@@ -34,6 +34,7 @@ from clipself_seg.visualization.sheets import save_png, sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
 SMALLEST_RANGE = 0.01  # of the cosines on a scale
+SMALLEST_CLUSTER = 0.02  # fraction of the cells below which one is dropped
 
 
 def load_models(
@@ -82,7 +83,6 @@ class DenseMapResults:
         folder: str | Path,
         side: int,
         clusters: int,
-        smallest: float,
         words: Vocabulary | None = None,
     ) -> None:
         """
@@ -91,7 +91,6 @@ class DenseMapResults:
             folder: folder for the results.
             side: longest side in pixels that images are resized to for the models.
             clusters: number of clusters of K-Means, from 1 to 255.
-            smallest: fraction of the cells below which a cluster is discarded, in [0, 1].
             words: classes of the heat maps, none for K-Means alone.
 
         Raises:
@@ -105,7 +104,6 @@ class DenseMapResults:
         self.provenance: Mapping[str, object] = provenance()
         self.side = side
         self.clusters = clusters
-        self.smallest = smallest
         self.vocabulary = words
         self.words = () if words is None else words.first_names
         self._world_check = WorldCheck.of([clip.name for clip in clips.values()])
@@ -175,9 +173,8 @@ class DenseMapResults:
             raise InputError(
                 f"{self.clusters} clusters in {cells} cells: give fewer --clusters, or a larger --size"
             )
-        return maps.discard_small_clusters(
-            maps.kmeans(features, self.clusters), features, self.smallest
-        )
+        labels = maps.kmeans(features, self.clusters)
+        return maps.discard_small_clusters(labels, features, SMALLEST_CLUSTER)
 
     def _pixels(self, length: int) -> int:
         """Pixels on the tile of a length in pixels of the model's input."""
@@ -190,7 +187,6 @@ class DenseMapResults:
             "words": list(self.words),
             "size": self.side,
             "clusters": self.clusters,
-            "smallest": self.smallest,
             "provenance": index.provenance,
             "images": {s.name: {"file": str(s.path), **entry} for s, entry in index.images},
             **index.outcome(),

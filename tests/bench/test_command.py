@@ -1,5 +1,6 @@
 """The command's tables and files, its jobs, what it measures and counts."""
 
+import dataclasses
 import json
 import re
 from multiprocessing import set_forkserver_preload
@@ -9,7 +10,10 @@ import torch
 
 from bench import command, jobs, measure, report
 from bench.accelerator import ACCELERATOR
+from bench.case import Case
 from bench.measure import Run, time_in_turn
+from clipself_seg.provenance import provenance
+from tests.bench.conftest import result
 from tests.launches import Launches
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--threads", "1"]
@@ -20,22 +24,33 @@ small_models = pytest.mark.usefixtures(
 )
 
 
-def test_jobs_are_chosen_by_their_first_words_and_share_what_is_asked_for(
+def test_jobs_that_are_chosen_are_measured_once_for_a_commit_and_a_way(
     monkeypatch, tmp_path, capsys
 ):
-    measured = []
-    monkeypatch.setattr(
-        jobs, "run_benchmark", lambda case, report: measured.append(case) or {"runs": {}}
-    )
-    monkeypatch.setattr(jobs, "rows_of", lambda *of: [])
+    path, measured = tmp_path / "all.json", []
+
+    def run_benchmark(case, report, lower):
+        measured.append(case)
+        origin = provenance(device=case.device)
+        return {"case": dataclasses.asdict(case), "runs": {}, "provenance": origin}
+
+    monkeypatch.setattr(jobs, "run_benchmark", run_benchmark)
     monkeypatch.setattr(jobs, "table", lambda results: "the table")
-    path = tmp_path / "all.json"
-    words = ["all", "--repeats", "2", "--only", "CAT-Seg ViT-B/16, 20", "F-ViT", "--json", path]
-    assert command.main([*map(str, words)]) == 0
-    assert [(case.task, case.repeats) for case in measured] == [("semseg", 2), ("detection", 2)]
-    assert (
-        capsys.readouterr().out == "the table\n" and len(json.loads(path.read_text())["jobs"]) == 2
-    )
+
+    def tasks(*only, repeats=2):
+        measured.clear()
+        words = ["all", "--json", path, "--repeats", repeats, "--only", *only]
+        assert command.main([*map(str, words)]) == 0 and capsys.readouterr().out == "the table\n"
+        assert all(case.repeats == repeats for case in measured)
+        return [case.task for case in measured]
+
+    assert tasks("CAT-Seg ViT-B/16, 20", "F-ViT") == ["semseg", "detection"]
+    assert tasks("ODISE", "F-ViT") == ["panoptic"]
+    assert tasks("F-ViT", repeats=3) == ["detection"]
+    content = json.loads(path.read_text())
+    content["jobs"][jobs.JOBS[-1].label]["provenance"]["commit"] = "another"
+    path.write_text(json.dumps(content))
+    assert len(content["jobs"]) == 3 and tasks("F-ViT", repeats=3) == ["detection"]
 
 
 @small_models
@@ -71,7 +86,7 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("all --compile", "--compile times one task: not all"),
+        ("all --precision bfloat16", "--precision is for one task, all has its own"),
         ("panoptic --compile", "--compile is for dense, .* not for panoptic"),
         ("dense --repeats 0", "repeats 0"),
         ("dense --small", "--small is for first-hour, not for dense"),
@@ -89,7 +104,7 @@ def test_what_cannot_be_measured_is_refused(words, named, tmp_path, monkeypatch,
     assert re.search(named, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
-COMMON = {"repeats": 1, "threads": 1, "device": "cpu", "precision": "float32"}
+COMMON = {"repeats": 1, "threads": 1, "device": "cpu"}
 
 
 def small(job):
@@ -98,22 +113,36 @@ def small(job):
 
 
 @small_models
-def test_ratios_are_ours_over_plain_and_the_two_parts_of_odise_are_added(monkeypatch):
-    bytes_ = {"step": 6, "plain step": 8, "checkpointed step": 2}
-    monkeypatch.setattr(report, "peak_memory", lambda build, case, name: bytes_.get(name, 2**30))
+def test_ratios_are_ours_over_plain_and_bfloat16_over_ours(monkeypatch):
+    gib = {"step": 6, "plain step": 8, "checkpointed step": 2}
+    monkeypatch.setattr(report, "peak_memory", lambda build, case, name: gib.get(name, 1) * 2**30)
     chosen = [small(job) for job in jobs.JOBS if job.given["task"] in ("distill", "panoptic")]
     monkeypatch.setattr(jobs, "JOBS", chosen)
-    results = jobs.run_all(COMMON, (), lambda line: None)
-    rows = {row["row"]: row for row in results["rows"]}
-    assert rows["step"]["memory"] == 0.75 and rows["checkpointed step"]["memory"] == 0.25
-    assert rows["step"]["time"] == rows["step"]["seconds"] / rows["step"]["plain_seconds"]
-    assert rows["checkpointed step"]["plain_seconds"] == rows["step"]["plain_seconds"]
-    both, parts = rows["generator and masked attention"], [rows[name] for name in jobs.GENERATOR]
-    assert both["seconds"] == sum(part["seconds"] for part in parts)
-    assert both["plain_seconds"] == sum(part["plain_seconds"] for part in parts)
+    results = jobs.run_all(COMMON, (), None, lambda line: None)
+    label, runs = chosen[0].label, results[chosen[0].label]["runs"]
+    step, checkpointed = jobs.rows_of(label, runs)
+    assert [step["job"], checkpointed["job"]] == [f"{label}: step", f"{label}: checkpointed step"]
+    assert [step["plain, GiB"], step["ours, GiB"], checkpointed["ours, GiB"]] == [8, 6, 2]
+    plain, ours, lower = (runs[f"{of}step"]["seconds"] for of in ("plain ", "", "bfloat16 "))
+    assert [step["plain, s"], step["ours, s"], step["bfloat16, s"]] == [plain, ours, lower]
+    assert [step["ours / plain"], step["bfloat16 / ours"]] == [ours / plain, lower / ours]
+    assert checkpointed["plain, s"] == plain and "memory_bytes" not in runs["bfloat16 step"]
+    assert step["official (ours), s"] == "24.5 (16.9)"
+    merge = jobs.rows_of(chosen[1].label, results[chosen[1].label]["runs"])[-1]
+    assert merge["bfloat16, s"] is merge["% of peak"] is None
     text = jobs.table(results)
-    assert all(row["row"] in text for row in results["rows"])
-    assert "GFLOP/s" in text and results["jobs"][chosen[0].label]["instructions"] in text
+    assert f"| {label}: checkpointed step " in text and "GFLOP/s" in text
+
+
+def test_ours_is_timed_in_bfloat16_too_if_asked_for(monkeypatch):
+    runs = {}
+    monkeypatch.setattr(report, "time_in_turn", lambda timed, *_: runs.update(timed) or {})
+    case = Case("dense", "ViT-Mini-8", size=64, threads=1, repeats=1)
+    report.run_benchmark(case, lambda line: None, lower=True)
+    assert [*runs] == ["dense", "plain dense", "bfloat16 dense"]
+    exact, rough = (result(runs, name).float() for name in ("dense", "bfloat16 dense"))
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(exact, rough, atol=0.05, rtol=0)
 
 
 def test_what_reads_or_writes_values_is_counted_and_views_and_memory_are_not():

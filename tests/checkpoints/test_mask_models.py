@@ -6,10 +6,8 @@ from clipself_seg.checkpoints.mask_models import (
     MASK_MODELS,
     has_mask_model,
     is_mask_model_name,
-    mask_model,
     mask_model_folder,
 )
-from clipself_seg.checkpoints.needs import missing_parts
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses, refuse_addresses
 from clipself_seg.data.given_masks import MaskFolder
@@ -17,7 +15,6 @@ from clipself_seg.errors import InputError
 from tests.checkpoints import test_locate
 
 hub = test_locate.hub
-NOWHERE = test_locate.NOWHERE
 
 FILES = {"config.json": b"{}", "model.safetensors": b"of masks", "README.md": b"no"}
 KEY = "MODEL.MASK_GENERATOR.OUTPUTS"
@@ -76,25 +73,6 @@ def test_what_has_other_files_than_are_read_is_refused_before_it_is_asked_for(hu
         ):
             mask_model_folder(name)
     assert not hub.asked
-
-
-def test_a_repository_whose_main_has_no_safetensors_stands_for_the_commit_that_has_them(
-    monkeypatch,
-):
-    """facebook/mask2former-swin-large-coco-panoptic, whose main has a pickle alone, 2024 to 2026."""
-    name, commit = (
-        "facebook/mask2former-swin-large-coco-panoptic",
-        "a4edee47b1b2662241ceed627430aa22",
-    )
-    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
-    with pytest.raises(InputError, match=f"config.json and model.safetensors .*/tree/{commit}"):
-        mask_model_folder(name)
-    (part,) = missing_parts({"MODEL.MASK_GENERATOR.SOURCE": "masks", KEY: name})
-    assert f"model.safetensors, preprocessor_config.json of {NOWHERE}/{name}/tree/{commit}" in (
-        part.by_hand
-    )
-    assert mask_model(f"{name}@refs/pr/3")[0].revision == "refs/pr/3"
-    assert all(model.repository != name for model in MASK_MODELS.values())
 
 
 def test_a_gated_model_is_not_asked_for_and_taken_from_where_it_was_fetched(

@@ -11,9 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from clipself_seg import private_torch
-from clipself_seg.clip import attention_gradients, layers
+from clipself_seg.clip import layers, levers
 from clipself_seg.clip import linear as module
-from clipself_seg.clip.linear import LARGEST_WEIGHT, Linear, linear, stock_linear
+from clipself_seg.clip.layers import ATTENTION
+from clipself_seg.clip.levers import LARGEST_ERROR, Lever, stock_products
+from clipself_seg.clip.linear import CONVOLUTION, LARGEST_WEIGHT, Linear, linear
 from clipself_seg.clip.positions import (
     _rotary_table,
     patch_grid,
@@ -21,6 +23,7 @@ from clipself_seg.clip.positions import (
     rotary_factors,
     rotate,
 )
+from clipself_seg.clip.precision import SharedSetting
 from clipself_seg.errors import InputError
 
 
@@ -29,10 +32,13 @@ def tensors(rows=(3, 150), inputs=324, outputs=80, bias=True):
     return x, weight, torch.randn(outputs) if bias else None
 
 
+CHOSEN = CONVOLUTION.chosen
+
+
 @pytest.fixture(autouse=True)
 def convolution(monkeypatch):
     """On every machine, as on one where convolutions pay."""
-    monkeypatch.setattr(module, "by_convolution", lambda: True)
+    monkeypatch.setattr(CONVOLUTION, "chosen", True)
 
 
 @pytest.fixture
@@ -56,7 +62,8 @@ def test_values_are_those_of_torch(rows, bias, products):
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("trained", ["xwb", "x", "w", "b", "xb", "wb", "xw"])
 def test_gradients_are_those_of_torch(trained, large, monkeypatch):
-    monkeypatch.setattr(module, "largest_weight", lambda: 0 if large else LARGEST_WEIGHT)
+    monkeypatch.setattr(module, "LARGEST_WEIGHT", 0 if large else LARGEST_WEIGHT)
+    monkeypatch.setattr(module, "amd_family", lambda: 25)
     parts = dict(zip("xwb", tensors()))
     for name in trained:
         parts[name].requires_grad_()
@@ -134,14 +141,11 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
         expected = F.linear(x, weight, bias)
         if case == "stock":
-            with stock_linear():
+            with stock_products():
                 result = linear(x, weight, bias)
         else:
             result = linear(x, weight, bias)
     assert torch.equal(result, expected) and result.dtype == expected.dtype and not products
-
-
-CHOICE = module.by_convolution.__wrapped__
 
 
 @pytest.mark.parametrize(
@@ -158,28 +162,31 @@ def test_convolutions_are_taken_only_where_mkl_is_held_back(
     monkeypatch.delenv(module.VARIABLE, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(module, "_processor", lambda: f"vendor_id\t: {vendor}\n")
-    assert CHOICE() == expected
+    monkeypatch.setattr(module, "processor", lambda: f"vendor_id\t: {vendor}\n")
+    assert module._suits() == expected
 
 
 def test_the_variable_decides_and_is_checked(monkeypatch):
     for asked, expected in (("convolution", True), ("torch", False)):
         monkeypatch.setenv(module.VARIABLE, asked)
-        assert CHOICE() == expected
+        assert module._suits() == expected
     monkeypatch.setenv(module.VARIABLE, "fast")
     with pytest.raises(InputError, match="unknown .CLIPSELF_SEG_LINEAR .fast.: "):
-        CHOICE()
+        module._suits()
 
 
 @pytest.mark.parametrize("family", [23, 25, 26, 27, None])
 def test_gradients_of_large_weights_go_by_the_family_of_the_processor(family, monkeypatch):
     text = "" if family is None else f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t"
-    monkeypatch.setattr(module, "_processor", lambda: text)
-    largest = module.largest_weight.__wrapped__()
-    assert largest > 2**24 if family in (26, 27) else largest == LARGEST_WEIGHT
+    monkeypatch.setattr(levers, "processor", lambda: text)
+    monkeypatch.setattr(module, "_backward", lambda *_: torch.zeros(1025, 256))
+    rows = torch.ones(16, 256)
+    weight = torch.zeros(1025, 256)  # larger than LARGEST_WEIGHT
+    zero = module._of_weight(torch.ones(16, 1025), rows, weight)[0, 0] == 0
+    assert zero == (family in (26, 27))
 
 
-@pytest.mark.skipif(not CHOICE(), reason="this machine takes torch's own products")
+@pytest.mark.skipif(not CHOSEN, reason="this machine takes torch's own products")
 @pytest.mark.cpu
 def test_one_thread_gives_the_bits_of_two(products):
     """Where oneDNN computes, which one thread leaves for a convolution without a dilation."""
@@ -202,14 +209,35 @@ SETTING = torch.backends.mkldnn.matmul
 @pytest.mark.parametrize("exact", [True, False])
 def test_attention_over_many_tokens_is_exact_to_its_error(exact, monkeypatch):
     """By oneDNN where the machine has it in float32; both within the error that is stated."""
-    if exact and not module.onednn_is_exact():
+    if exact and not ATTENTION.chosen:
         pytest.skip("this processor computes them otherwise")
-    monkeypatch.setattr(module, "onednn_is_exact", lambda: exact)
+    monkeypatch.setattr(ATTENTION, "chosen", exact)
     q, k, v = torch.randn(3, 1, 2, layers.MANY_TOKENS, 64)
     with torch.no_grad():
         result = layers.attention(q, k, v)
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    assert (result - expected).norm() < module.LARGEST_ERROR * expected.norm()
+    assert (result - expected).norm() < LARGEST_ERROR * expected.norm()
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["bfloat16", "turned by float32"])
+def test_attention_over_many_tokens_in_bfloat16_is_more_exact_than_torchs(turned, monkeypatch):
+    """In float32 where `ATTENTION` is chosen, within autocast and without; else it is torch's own."""
+    tokens = torch.randn(1, 130, 3 * 2 * 64).bfloat16()
+    q, k, v = (layers.split_heads(x, 2) for x in tokens.chunk(3, dim=-1))
+    inputs = (q.float(), k.float(), v) if turned else (q, k, v)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    error = {}
+    monkeypatch.setattr(layers, "MANY_TOKENS", 130)
+    for chosen in (False, True):
+        monkeypatch.setattr(ATTENTION, "chosen", chosen)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            result = layers.attention(*inputs)
+        assert result.dtype == (torch.float32 if turned and chosen else torch.bfloat16)
+        error[chosen] = (result - exact).norm()
+    with torch.no_grad():
+        expected = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(error[False], (expected - exact).norm(), rtol=0.01, atol=0)
+    assert error[True] < 0.9 * error[False]
 
 
 def test_attention_without_gradients_is_one_graph_for_a_compiler(monkeypatch):
@@ -221,10 +249,12 @@ def test_attention_without_gradients_is_one_graph_for_a_compiler(monkeypatch):
 
 
 def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
-    check = module.onednn_is_exact.__wrapped__
-    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f amx_bf16")
-    assert not check()
-    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
+    def chosen():
+        return Lever(layers._suits, layers._results, ATTENTION._setting).chosen
+
+    monkeypatch.setattr(layers, "processor", lambda: "flags\t: avx512f amx_bf16")
+    assert not chosen()
+    monkeypatch.setattr(layers, "processor", lambda: "flags\t: avx512f")
     fused = F.scaled_dot_product_attention
 
     def rounded(*inputs):
@@ -234,9 +264,24 @@ def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
 
     before = SETTING.fp32_precision
     monkeypatch.setattr(F, "scaled_dot_product_attention", rounded)
-    assert not check()
-    monkeypatch.setattr(module, "by_convolution", lambda: False)
-    assert not check() and SETTING.fp32_precision == before
+    assert not chosen()
+    monkeypatch.setattr(CONVOLUTION, "chosen", False)
+    assert not chosen() and SETTING.fp32_precision == before
+
+
+def test_a_name_of_torch_that_is_gone_costs_speed_alone(monkeypatch, caplog):
+    gone = SharedSetting(None)  # as where torch has no such object
+    lever = Lever(lambda: True, layers._results, lambda: gone.set_to("fp32_precision", "bf16"))
+    assert not lever.chosen and "slower than need be: torch" in caplog.text
+    with lever.used():
+        pass
+
+    def changed(*_, **__):
+        raise TypeError("convolution_backward() takes other arguments")
+
+    monkeypatch.setattr(module, "CONVOLUTION_BACKWARD", changed)
+    assert not Lever(lambda: True, module._results).chosen
+    assert "takes other arguments" in caplog.text
 
 
 def strided_heads():
@@ -253,26 +298,28 @@ def test_attention_with_gradients_and_these_are_those_of_its_formula():
     heads, gradient = strided_heads()
     exact = [x.clone().requires_grad_() for x in heads]
     leaves = [x.float().requires_grad_() for x in heads]
-    expected, found = naive_attention(*exact), attention_gradients.attend(*leaves)
+    expected, found = naive_attention(*exact), layers._Attention.apply(*leaves)
     expected.backward(gradient.double())
     found.backward(gradient)
     torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
     for leaf, other in zip(leaves, exact):
         error = leaf.grad - other.grad
-        assert error.norm() < module.LARGEST_ERROR * other.grad.norm()
+        assert error.norm() < LARGEST_ERROR * other.grad.norm()
 
 
-@pytest.mark.parametrize("case", ["many", "few", "mask", "causal", "float64", "autocast", "stock"])
+@pytest.mark.parametrize(
+    "case", ["many", "few", "mask", "causal", "float64", "autocast", "stock", "not chosen"]
+)
 def test_attention_with_gradients_is_taken_for_many_tokens_alone(case, monkeypatch):
-    monkeypatch.setattr(attention_gradients, "FEWEST", 71 if case == "few" else 70)
-    monkeypatch.setattr(attention_gradients, "gradients_are_exact", lambda: True)
-    taken, original = [], attention_gradients.attend
-    monkeypatch.setattr(attention_gradients, "attend", lambda *x: taken.append(1) or original(*x))
+    monkeypatch.setattr(layers, "MANY_TOKENS", 71 if case == "few" else 70)
+    monkeypatch.setattr(ATTENTION, "chosen", case != "not chosen")
+    taken, original = [], layers._Attention.apply
+    monkeypatch.setattr(layers._Attention, "apply", lambda *x: taken.append(1) or original(*x))
     heads, _ = strided_heads()
     how = {"mask": torch.ones(70, 70) > 0} if case == "mask" else {"causal": case == "causal"}
     inputs = [x if case == "float64" else x.float() for x in heads]
     with torch.autocast("cpu", enabled=case == "autocast"):
-        with stock_linear() if case == "stock" else contextlib.nullcontext():
+        with stock_products() if case == "stock" else contextlib.nullcontext():
             layers.attention(*inputs, **how)
     assert len(taken) == (case == "many")
     with torch.no_grad():
@@ -281,35 +328,36 @@ def test_attention_with_gradients_is_taken_for_many_tokens_alone(case, monkeypat
 
 
 def test_gradients_of_attention_that_are_not_exact_are_refused(monkeypatch):
-    check = attention_gradients.gradients_are_exact.__wrapped__
-    monkeypatch.setattr(attention_gradients, "onednn_is_exact", lambda: True)
-    assert check()
-    backward = attention_gradients.ATTENTION_BACKWARD
+    def chosen():
+        return Lever(lambda: True, layers._results).chosen
+
+    assert chosen()
+    backward = layers.CPU_ATTENTION_BACKWARD
 
     def rounded(*inputs):
         return tuple(x.bfloat16().float() for x in backward(*inputs))
 
-    monkeypatch.setattr(attention_gradients, "ATTENTION_BACKWARD", rounded)
-    assert not check()
-    monkeypatch.setattr(attention_gradients, "ATTENTION_BACKWARD", None)
-    assert not check()
+    monkeypatch.setattr(layers, "CPU_ATTENTION_BACKWARD", rounded)
+    assert not chosen()
+    monkeypatch.setattr(layers, "CPU_ATTENTION_BACKWARD", None)
+    assert not chosen()
 
 
 def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkeypatch):
-    monkeypatch.setattr(module, "onednn_is_exact", lambda: True)
+    monkeypatch.setattr(ATTENTION, "chosen", True)
     before = SETTING.fp32_precision
-    with stock_linear(), module.products_by_onednn():
+    with stock_products(), ATTENTION.used():
         assert SETTING.fp32_precision == before
     entered, leave = threading.Event(), threading.Event()
 
     def other():
-        with module.products_by_onednn():
+        with ATTENTION.used():
             entered.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
     with pytest.raises(RuntimeError, match="stop"):
-        with module.products_by_onednn():
+        with ATTENTION.used():
             thread.start()
             assert entered.wait(10)
             raise RuntimeError("stop")
@@ -334,7 +382,7 @@ def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_thre
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.cpu
 def test_attention_of_heads_copied_apart_has_the_same_bits(monkeypatch, masked):
-    monkeypatch.setattr(module, "onednn_is_exact", lambda: False)
+    monkeypatch.setattr(ATTENTION, "chosen", False)
     torch.manual_seed(0)
     tokens, heads = 70, 3
     q, k, v = (
@@ -358,7 +406,7 @@ def test_attention_of_heads_copied_apart_has_the_same_bits(monkeypatch, masked):
         monkeypatch.setattr(layers, "MANY_TOKENS", tokens)
         many = layers.attention(q, k, v, mask=mask)
         layers.attention(q[:, :, :4], k, v)
-        with stock_linear():
+        with stock_products():
             layers.attention(q, k, v)
     layers.attention(q, k, v)  # with gradients
     assert given == [False, True, False, False, False]

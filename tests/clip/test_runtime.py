@@ -12,11 +12,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.accelerator import ACCELERATOR, Accelerator, on_host
-from clipself_seg.clip import attention_gradients, block_calls, layers, load_clip, runtime
+from clipself_seg.clip import block_calls, layers, load_clip, runtime
 from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer, initialise_blocks
+from clipself_seg.clip.levers import Lever
 from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.precision import autocast, lower_precision, tf32
@@ -228,7 +229,7 @@ ALL, SELECTED, INPUT = "all", "selected", "input"
 @pytest.fixture(params=["OpenAI", "EVA", "EVA, many tokens"])
 def block_and_others(request, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(attention_gradients, "takes", lambda *_: "many" in request.param)
+    monkeypatch.setattr(layers, "_gains_gradients", lambda *_: "many" in request.param)
     if request.param == "OpenAI":
         transformer = Transformer(1, width=64, heads=2, quick_gelu=True)
         initialise_blocks(transformer.resblocks)
@@ -283,6 +284,12 @@ def test_no_product_and_no_attention_is_computed_twice(block_and_others, monkeyp
     assert sum(again.values()) == (2 + 1 if len(block_and_others[1]) == 0 else 3 + 1 + 2)
     assert not any("dot_product" in name for name in again)
     assert plain["native_layer_norm"] == 0 < selected["native_layer_norm"]
+
+
+def test_a_lever_is_tested_outside_of_the_modes_of_its_first_use():
+    with Operations() as operations:
+        assert Lever(lambda: True, layers._results).chosen
+    assert not operations.counts
 
 
 def test_bytes_kept_fall_from_choice_to_choice(block_and_others, monkeypatch):

@@ -22,7 +22,6 @@ def packages(monkeypatch):
     ("words", "message"),
     [
         (("--port", "65536"), "--port: has to be in [0, 65535], got 65536"),
-        (("--tasks", "detection", "--semantic", "catseg-base"), "--semantic needs semantic among"),
         (("--token", "short"), "--token: give at least 16 of"),
         (("--token", "", "--host", "0.0.0.0"), "--token: give at least 16 of"),
         (("--public", "--token", 16 * "a"), "--public has no token and takes every host name"),
@@ -94,8 +93,6 @@ def test_the_option_that_names_a_model_is_said(capsys):
         ((), {"semantic": "catseg-base"}),
         (("--model", "openai-vitb16"), {}),
         (("--panoptic", "tipsv2-l14"), {"panoptic": "tipsv2-l14"}),
-        (("--model", "openai-vitb16", "--tasks", "semantic"), {"semantic": "catseg-base"}),
-        (("--tasks",), {}),
         (("--model", "mini"), dict.fromkeys(serve.TASKS, "mini")),
     ],
 )

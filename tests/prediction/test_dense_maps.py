@@ -25,7 +25,7 @@ def clip():
 def drawn(folder, image, words="dog, grass", **changes):
     """The sheet of an image of one model under two names as an array, and what the index says."""
     clips = {"original": clip(), "student": clip()}
-    settings = {"side": 64, "clusters": 3, "smallest": 0.02, "clips": clips, "folder": folder}
+    settings = {"side": 64, "clusters": 3, "clips": clips, "folder": folder}
     results = DenseMapResults(**settings | changes, words=words and Vocabulary.of(words))
     source = ImageFile(folder / "a.jpg", "a.jpg", "a")
     _, entry = results.write(source, *results.predict([image]))

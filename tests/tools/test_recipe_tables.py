@@ -87,7 +87,7 @@ def test_costs_are_not_of_what_is_fastest_on_this_cpu(monkeypatch):
     monkeypatch.setattr(recipe_costs, "_computed", {})
     monkeypatch.setattr("clipself_seg.clip.layers.MANY_TOKENS", 1)
     # It computes, which tensors without values cannot.
-    monkeypatch.setattr("clipself_seg.clip.linear.onednn_is_exact", None)
+    monkeypatch.setattr("clipself_seg.clip.layers.ATTENTION", None)
     cfg = load_config("mini/panoptic_plain", ["MODEL.CLIP.WEIGHTS", ""])
     assert recipe_costs.recipe(cfg, half=False) == computed("panoptic_plain")
 

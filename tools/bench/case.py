@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.flops import TowerFlops, pooling_flops, tower_flops
 from bench.measure import Run
 from clipself_seg.clip import CLIP, load_clip
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.levers import stock_products
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TowerOptions
@@ -135,11 +135,11 @@ class Workload:
 
         return run
 
-    def with_stock_linear(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def with_stock_products(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A function that does the same as that of `without_gradients`, with torch's stock linear layers."""
 
         def run(prepared: Any) -> Any:
-            with stock_linear():
+            with stock_products():
                 return self.without_gradients(function)(prepared)
 
         return run
@@ -155,7 +155,7 @@ class Workload:
         """Runs of a part in both formulations, without gradients."""
         return {
             name: Run(self.without_gradients(ours), flops, **how),
-            f"plain {name}": Run(self.with_stock_linear(plain), flops, **how),
+            f"plain {name}": Run(self.with_stock_products(plain), flops, **how),
         }
 
     def training_runs(
@@ -182,7 +182,7 @@ class Workload:
             return computed.item()
 
         def plain() -> Tensor:
-            with stock_linear(), autocast(self.device, self.precision):
+            with stock_products(), autocast(self.device, self.precision):
                 return plain_loss()
 
         def with_less_memory(_: None) -> float:
@@ -194,11 +194,10 @@ class Workload:
                 for part in checkpointed:
                     part.checkpointing = False
 
-        how: dict[str, Any] = {"memory": True, "calls": 2}
         return {
-            "step": Run(lambda _: step(loss), flops, **how),
-            "plain step": Run(lambda _: step(plain), flops, **how),
-            "checkpointed step": Run(with_less_memory, flops, **how),
+            "step": Run(lambda _: step(loss), flops, calls=2),
+            "plain step": Run(lambda _: step(plain), flops, calls=2),
+            "checkpointed step": Run(with_less_memory, flops, calls=2),
         }
 
 

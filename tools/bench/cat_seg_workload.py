@@ -78,9 +78,9 @@ class SemSegWorkload(Workload):
         model, views = self.model, len(self.model.layout.corners) + 1
         image = text_flops(model, self.device) + window_flops(model, views)
         return {
-            "image": Run(self._image, image, self._forget_texts, memory=True),
-            "plain image": Run(self.with_stock_linear(self._plain_image), image, memory=True),
-            "best class": Run(self._best_class, image, self._forget_texts, memory=True),
+            "image": Run(self._image, image, self._forget_texts),
+            "plain image": Run(self.with_stock_products(self._plain_image), image),
+            "best class": Run(self._best_class, image, self._forget_texts),
         }
 
     @functools.cached_property

@@ -11,8 +11,10 @@
     python tools/benchmark.py models --json docs/measured/models.json
     python tools/benchmark.py first-hour --json output/first_hour.json
 
-"all" is every job of the project at its official sizes in one run, one line each beside its plain
-formulation (most of an hour on two cores with --repeats 1; --only takes the first words of lines).
+"all" is every job of the project at its official sizes in one run, one line each beside its plain formulation
+and in bfloat16 (an hour on two cores with --repeats 1; --only takes the first words of lines). A job that is
+in the file of --json from the same commit and processor is not measured again, so that a second call goes on.
+docs/measured/speed.json is such a file, and python tools/write_tables.py brings it to docs/performance.md.
 "models" writes what README and docs/performance.md say of the models of README's table (three minutes;
 python tools/write_tables.py brings it there).
 
@@ -49,7 +51,6 @@ given, a page (.md) lies beside it; a second call goes on where the first one en
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -62,7 +63,8 @@ if TYPE_CHECKING:
     from bench.case import Case
 
 START = time.perf_counter()
-COMMON = ("repeats", "threads", "device", "precision")
+COMMON = ("repeats", "threads", "device")
+OF_ONE_TASK = "model size batch precision classes training compile pieces".split()
 MODEL, PANOPTIC_MODEL, DETECTION_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu", "EVA02-B-16"
 
 
@@ -90,11 +92,7 @@ def parser() -> argparse.ArgumentParser:
     pieces = "elements that a piece of work makes at once on a GPU (2**28, 1 GiB in float32)"
     value(options, "--pieces", pieces, kind=int, metavar="ELEMENTS")
     value(options, "--repeats", "timed calls of everything", 5)
-    # macOS and Windows do not say which cores are this process's.
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    value(options, "--threads", "of torch", cores)
+    value(options, "--threads", "of torch (its own choice)", kind=int)
     value(options, "--device", "(a GPU if there is one)", choices=["cpu", "cuda"])
     value(options, "--json", "file for all figures, with where they come from")
     return options
@@ -108,18 +106,22 @@ def say(line: str) -> None:
 @report_input_errors
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
-    args = vars(parser().parse_args(arguments))
+    options = parser()
+    args = vars(options.parse_args(arguments))
     task, path = args["task"], args.pop("json")
     small = args.pop("small")
     args["only"] = tuple(args["only"] or ())
     if small and task != "first-hour":
         raise InputError(f"--small is for first-hour, not for {task}")
-    if args["compile"] and task == "all":
-        raise InputError("--compile times one task: not all")
+    given = [name for name in OF_ONE_TASK if args[name] != options.get_default(name)]
+    if given and task in ("all", "models", "first-hour"):
+        raise InputError(f"--{given[0]} is for one task, {task} has its own; leave it out")
     import torch
 
     from clipself_seg.files import write_json
 
+    if args["threads"] is None:
+        args["threads"] = torch.get_num_threads()
     gpu = torch.cuda.is_available() or task == "first-hour"
     args["device"] = args["device"] or ("cuda" if gpu else "cpu")
     if task == "first-hour":
@@ -133,21 +135,18 @@ def main(arguments: list[str] | None = None) -> None:
 
         write_json(Path(path or "docs/measured/models.json"), measure_models(args["only"], say))
         return
-    common = {key: args[key] for key in COMMON}
     from bench import jobs
 
     if task == "all":
-        shown = results = jobs.run_all(common, args["only"], say)
+        common = {key: args[key] for key in COMMON}
+        shown = jobs.run_all(common, args["only"], Path(path) if path else None, say)
     else:
         case = _case(args)
         results = jobs.run_benchmark(case, say)
-        names = [name for name in results["runs"] if not name.startswith("plain ")]
-        label = f"{task}, {case.model}"
-        rows = jobs.rows_of(label, names, results["runs"])
-        shown = {"jobs": {label: results}, "rows": rows}
+        shown = {f"{task}, {case.model}": results}
+        if path:
+            write_json(Path(path), results)
     sys.stdout.write(jobs.table(shown) + "\n")
-    if path:
-        write_json(Path(path), results)
 
 
 def _case(args: dict[str, Any]) -> Case:

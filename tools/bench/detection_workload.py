@@ -17,7 +17,7 @@ from bench.case import IMAGE_SIZE, Case, PartWorkload, noise, seeded
 from bench.detection_formulations import Maps, Setting, our_detections, plain_detections
 from bench.flops import count_flops, pooling_flops, tower_flops
 from bench.measure import Run
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.levers import stock_products
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
@@ -73,11 +73,11 @@ class DetectionWorkload(PartWorkload):
                 return our_detections(self.setting, *maps_of(inputs))
 
         def plain(inputs: Any) -> Any:
-            with stock_linear(), torch.no_grad():
+            with stock_products(), torch.no_grad():
                 return plain_detections(self.setting, *maps_of(inputs))
 
         runs = {name: ours, f"plain {name}": plain}
-        return {key: Run(run, flops, memory=True, **how) for key, run in runs.items()}
+        return {key: Run(run, flops, **how) for key, run in runs.items()}
 
     def _tower(self, images: Tensor) -> tuple[Maps, Tensor]:
         """Taps and unit dense features of one pass."""

@@ -1,19 +1,37 @@
-"""Runs the benchmarks of all tasks, each beside its plain formulation, and prints one table."""
+"""Runs the benchmarks of all tasks, each beside its plain formulation and in bfloat16, and prints one table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from bench.case import Case
-from bench.report import CHECKPOINTED, plain_of, run_benchmark
+from bench.report import CHECKPOINTED, LOWER, plain_of, run_benchmark
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.files import read_json, write_json
+from clipself_seg.provenance import provenance
+from clipself_seg.schema import OBJECT
 
 EVA, CAT_SEG_CLIP, ODISE_CLIP = "EVA02-B-16", "ViT-B-16-quickgelu", "ViT-L-14-336-quickgelu"
-GENERATOR = ("generator", "masked attention")  # ODISE's two large parts
 GIB = 2**30
+# Seconds of the official code, by rows of the table, and those of ours beside it, on another machine.
+OFFICIAL = Path(__file__).resolve().parents[2] / "docs/measured/official.json"
+# Columns of the table, and how their numbers are written.
+COLUMNS = {
+    "job": "",
+    "official (ours), s": "",
+    "plain, s": ".2f",
+    "ours, s": ".2f",
+    "ours / plain": ".2f",
+    "bfloat16, s": ".2f",
+    "bfloat16 / ours": ".2f",
+    "plain, GiB": ".1f",
+    "ours, GiB": ".1f",
+    "% of peak": ".0f",
+}
 
 
 class Job(NamedTuple):
@@ -22,16 +40,12 @@ class Job(NamedTuple):
     Attributes:
         label: in the table.
         given: fields of its `Case`, beside those that all jobs have in common.
-        rows: names of its runs that the table has; no others are measured, unless "only" is given.
+        rows: names of its runs that the table has; no others are measured.
     """
 
     label: str
     given: Mapping[str, Any]
     rows: tuple[str, ...]
-
-    def case(self, common: Mapping[str, Any]) -> Case:
-        """The `Case`, with the fields that all jobs have in common."""
-        return Case(**{"only": self.rows, **self.given, **common})
 
 
 def _semseg(classes: int) -> dict[str, Any]:
@@ -41,8 +55,8 @@ def _semseg(classes: int) -> dict[str, Any]:
 JOBS = (
     Job("dense features, ViT-B/16, 1024 px", {"task": "dense", "model": "ViT-B-16"}, ("dense",)),
     Job(
-        f"CLIPSelf, {EVA}, 1024 px, 2 images",
-        {"task": "distill", "model": EVA, "batch": 2},
+        f"CLIPSelf, {EVA}, 1024 px, an image",
+        {"task": "distill", "model": EVA},
         ("step", CHECKPOINTED),
     ),
     Job(f"regions, {EVA}, 1024 px", {"task": "regions", "model": EVA}, ("scores",)),
@@ -57,7 +71,7 @@ JOBS = (
     Job(
         "ODISE, 100 queries, 133 classes",
         {"task": "panoptic", "model": ODISE_CLIP, "classes": 133},
-        (*GENERATOR, "dense pooling", "merge"),
+        ("generator", "masked attention", "dense pooling", "merge"),
     ),
     Job(
         f"F-ViT {EVA}, OV-LVIS, 1024 px",
@@ -68,33 +82,42 @@ JOBS = (
 
 
 def run_all(
-    common: Mapping[str, Any], only: Sequence[str], report: Callable[[str], None]
+    common: Mapping[str, Any], only: Sequence[str], path: Path | None, report: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure all jobs, one after the other.
 
     Args:
-        common: fields of every job's `Case`: "repeats", "threads", "device", "precision".
+        common: fields of every job's `Case`: "repeats", "threads", "device".
         only: labels of jobs, or the first words of some; () is all.
+        path: file that is written behind each job. A job that it has of the same commit, processor and `common` is
+            not measured again, and other jobs in it stay.
         report: called with the progress.
 
     Returns:
-        "jobs" (by label what `run_benchmark` returns) and "rows" (see `rows_of`).
+        By label what `run_benchmark` returns.
 
     Raises:
-        InputError: no job is called like that.
+        InputError: no job is called like that; the file is none of jobs.
     """
     chosen = chosen_jobs(only)
-    jobs: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
+    known = read_json(path, "file of jobs", {"jobs": OBJECT}) if path and path.exists() else {}
+    jobs: dict[str, Any] = known.get("jobs", {})
     for job in chosen:
+        if job.label in jobs and _is_of_here(jobs[job.label], common):
+            continue
         report(job.label)
-        jobs[job.label] = run_benchmark(job.case(common), report)
-        own = rows_of(job.label, job.rows, jobs[job.label]["runs"])
-        for row in own:  # what is measured is seen, whatever becomes of the jobs after it
-            memory = f", {row['memory']:.2f} of its memory" if "memory" in row else ""
-            report(f"{row['job']}: {row['row']}: {row['time']:.2f} of the plain time{memory}")
-        rows += own
-    return {"jobs": jobs, "rows": rows}
+        case = Case(only=job.rows, **job.given, **common)
+        jobs[job.label] = run_benchmark(case, report, lower=True)
+        if path:
+            write_json(path, {"jobs": jobs})
+    return jobs
+
+
+def _is_of_here(results: Mapping[str, Any], common: Mapping[str, Any]) -> bool:
+    """True if results are of this commit and processor, measured in the same way."""
+    here, there = provenance(device=common["device"]), results["provenance"]
+    same = all(there[key] == here[key] for key in ("commit", "device", "torch"))
+    return same and all(results["case"][key] == value for key, value in common.items())
 
 
 def chosen_jobs(only: Sequence[str]) -> list[Job]:
@@ -110,58 +133,39 @@ def chosen_jobs(only: Sequence[str]) -> list[Job]:
     return [job for job in JOBS if not only or job.label.startswith(tuple(only))]
 
 
-def rows_of(label: str, names: Sequence[str], runs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Figures of some runs beside their plain formulations.
-
-    Each has "job", "row", "seconds", "plain_seconds", "time" (ours over the plain one), where memory was measured
-    "memory_bytes", "plain_memory_bytes", "memory", and where operations are counted "peak_fraction".
-    """
-    rows = [_row(label, name, runs[name], runs[plain_of(name)]) for name in names]
-    if set(GENERATOR) <= runs.keys():
-        ours, plain = (
-            {"seconds": sum(runs[prefix + name]["seconds"] for name in GENERATOR)}
-            for prefix in ("", "plain ")
-        )
-        rows.append(_row(label, " and ".join(GENERATOR), ours, plain))
+def rows_of(label: str, runs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table, `COLUMNS` of each run of ours; None for what is not measured."""
+    official = read_json(OFFICIAL)["jobs"]
+    rows = []
+    for name, ours in runs.items():
+        if name.startswith(("plain ", LOWER)):
+            continue
+        row, plain, lower = f"{label}: {name}", runs[plain_of(name)], runs.get(f"{LOWER} {name}")
+        cells = [row, official.get(row), plain["seconds"], ours["seconds"]]
+        cells.append(ours["seconds"] / plain["seconds"])
+        cells += [lower["seconds"], lower["seconds"] / ours["seconds"]] if lower else [None, None]
+        cells += [run["memory_bytes"] / GIB for run in (plain, ours)]
+        cells.append(100 * ours["peak_fraction"] if "peak_fraction" in ours else None)
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 
 
-def _row(
-    label: str, name: str, ours: Mapping[str, Any], plain: Mapping[str, Any]
-) -> dict[str, Any]:
-    row = {"job": label, "row": name, "seconds": ours["seconds"]}
-    row["plain_seconds"] = plain["seconds"]
-    row["time"] = ours["seconds"] / plain["seconds"]
-    if "memory_bytes" in ours:
-        row["memory_bytes"] = ours["memory_bytes"]
-        row["plain_memory_bytes"] = plain["memory_bytes"]
-        row["memory"] = ours["memory_bytes"] / plain["memory_bytes"]
-    if "peak_fraction" in ours:
-        row["peak_fraction"] = ours["peak_fraction"]
-    return row
+def table(jobs: Mapping[str, Any]) -> str:
+    """The machine, the table of all jobs in Markdown, and a line on its columns.
 
-
-def table(results: Mapping[str, Any]) -> str:
-    """Results as those of `run_all` as a table for the terminal, and a line on the machine."""
-    lines = []
-    for row in results["rows"]:
-        bytes_ = [row.get(key) for key in ("memory_bytes", "plain_memory_bytes")]
-        gib = [None if number is None else number / GIB for number in bytes_]
-        percent = None if "peak_fraction" not in row else 100 * row["peak_fraction"]
-        times = [row["seconds"], row["plain_seconds"], row["time"]]
-        lines.append([f"{row['job']}: {row['row']}", *times, *gib, row.get("memory"), percent])
-    heads = ["", "s", "plain s", "time", "GiB", "plain GiB", "memory", "% of peak"]
-    formats = ["", ".2f", ".2f", ".2f", ".2f", ".2f", ".2f", ".0f"]
-    first = next(iter(results["jobs"].values()))
-    peaks = [job["peak_flops"] / 1e9 for job in results["jobs"].values()]
+    Args:
+        jobs: as `run_all` returns them.
+    """
+    rows = [row for label, results in jobs.items() for row in rows_of(label, results["runs"])]
+    shown = tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=(*COLUMNS.values(),))
+    first, peaks = [*jobs.values()][0], [results["peak_flops"] / 1e9 for results in jobs.values()]
+    origins = [results["provenance"] for results in jobs.values()]
+    processors, commits = (
+        ", ".join(sorted({origin[key] for origin in origins})) for key in ("device", "commit")
+    )
     case = first["case"]
     machine = (
-        f"{first['provenance']['device']}; {first['instructions']}, {case['threads']} threads, "
-        f"{case['precision']}, {case['device']}; matmul peak {min(peaks):.0f} to {max(peaks):.0f} "
-        f"GFLOP/s; linear layers: {first['linear_layers']}; commit {first['provenance']['commit']}"
+        f"{processors}: {first['products']}; {case['device']}, {case['threads']} threads, "
+        f"{case['precision']}; peak {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s; commit {commits}"
     )
-    note = (
-        "time, memory: ours over the plain formulation, in the same run; the plain one has "
-        "torch's own allocator setting"
-    )
-    return "\n".join([machine, "", tabulate(lines, heads, floatfmt=formats), "", note])
+    return f"{machine}\n\n{shown}\n\n{read_json(OFFICIAL)['note']}"

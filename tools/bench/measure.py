@@ -36,7 +36,6 @@ class Run(NamedTuple):
         call: gets what `setup` returns.
         flops: operations that the task needs, 0 where there are no matrix products to speak of.
         setup: what has to be done before each call and is not timed.
-        memory: whether its peak memory counts too.
         given: bytes of what `setup` returns, where that is not part of the memory.
         calls: after which memory has its peak; an optimiser has its state from the second step on.
     """
@@ -44,7 +43,6 @@ class Run(NamedTuple):
     call: Callable[[Any], Any]
     flops: int = 0
     setup: Callable[[], Any] = _nothing
-    memory: bool = False
     given: int = 0
     calls: int = 1
 

@@ -53,9 +53,8 @@ class PanopticWorkload(PartWorkload):
             outlined, maps = self._new_generator(), self._maps(torch.zeros)
             generator = count_flops(lambda: outlined(maps))
         given = 4 * MERGED * CANVAS[0] * CANVAS[1]
-        memory: dict[str, Any] = {"memory": True}
         return {
-            **self.pair("generator", self._generate, self._plain_generate, generator, **memory),
+            **self.pair("generator", self._generate, self._plain_generate, generator),
             **(self._attention_runs() if self._is_transformer else {}),
             **self._dense_runs(),
             **self.pair(
@@ -64,7 +63,6 @@ class PanopticWorkload(PartWorkload):
                 self._plain_merge,
                 setup=lambda: self.large_masks,
                 given=given,
-                **memory,
             ),
         }
 
@@ -76,13 +74,13 @@ class PanopticWorkload(PartWorkload):
 
     def _attention_runs(self) -> dict[str, Run]:
         flops = regions_flops(self.outline, QUERIES)
-        return self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True)
+        return self.pair("masked attention", self._attend, self._plain_attend, flops)
 
     def _dense_runs(self) -> dict[str, Run]:
         side = CELLS * self.outline.patch_size
         flops = tower_flops(self.outline.visual, side, self.outline.image_size).dense
         flops += pooling_flops(CELLS**2, self.outline.embed_dim, QUERIES)
-        return self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True)
+        return self.pair("dense pooling", self._pool, self._plain_pool, flops)
 
     def _new_generator(self) -> CaptionGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim

@@ -20,8 +20,6 @@ from bench.detection_workload import DetectionWorkload
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from clipself_seg.clip import runtime
-from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.precision import autocast
 from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.models.clipself import CLIPSelf, DistillationTraining
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
@@ -41,7 +39,6 @@ class DenseWorkload(RegionWorkload):
             lambda _: self.clip.encode_dense(self.images),
             lambda _: plain.dense_features(self.clip.visual, self.images),
             self.case.batch * self.flops.dense,
-            memory=True,
         )
 
 
@@ -99,8 +96,8 @@ class RegionsWorkload(SampledWorkload):
         crops = REGIONS * self.flops.image
         flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
         return {
-            "scores": Run(self._scores, flops, memory=True),
-            "plain scores": Run(self._plain_scores, flops, memory=True),
+            "scores": Run(self._scores, flops),
+            "plain scores": Run(self.with_stock_products(self._plain_scores), flops),
         }
 
     @functools.cached_property
@@ -134,11 +131,9 @@ class RegionsWorkload(SampledWorkload):
     def _scores(self, _: None) -> list[dict[str, Tensor]]:
         return [result["scores"] for result in self.reader(self.samples)]
 
-    @torch.no_grad()
     def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
         text_KE = self.reader.bank.embed(self.reader.names)
-        with stock_linear(), autocast(self.device, self.precision):
-            return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
+        return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 
 
 class Timed(Protocol):

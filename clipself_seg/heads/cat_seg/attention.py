@@ -279,14 +279,11 @@ class ClassAggregation(nn.Module):
         classes = guidance_VKG.shape[1]
         padding = self._padding(classes)
         pooled_TnC = self._pool(x_TNC)
-        if x_TNC.shape[0] > classes:
+        if x_TNC.shape[0] > classes or torch.is_grad_enabled():
             # Locations of all views are the batch.
             rows = pooled_TnC.unflatten(0, (-1, classes)).transpose(0, 1)
             refined = layer(rows.flatten(1, 2), contribution_VK3C, padding)
             refined = refined.unflatten(1, rows.shape[1:3]).transpose(0, 1).flatten(0, 1)
-            return x_TNC + self._unpool(refined)
-        if torch.is_grad_enabled():
-            refined = layer(pooled_TnC, contribution_VK3C, padding)
             return x_TNC + self._unpool(refined)
         # Locations do not see each other: as many at a time as a CPU's cache holds.
         values = len(x_TNC) * x_TNC.shape[-1]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.levers import stock_products
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import atomic_files, clear_killed, write_json
 from clipself_seg.pages import TEMPLATES
@@ -216,7 +216,7 @@ def plain(module: nn.Module) -> Iterator[None]:
     gradients are made for torch's kernels.
     """
     module.requires_grad_(False)
-    with stock_linear(), torch.enable_grad():  # with gradients on nothing is overwritten
+    with stock_products(), torch.enable_grad():  # with gradients on nothing is overwritten
         yield
 
 

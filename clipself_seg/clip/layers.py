@@ -123,13 +123,13 @@ def _results() -> tuple[Tensor, Tensor]:
     inputs = torch.randn(4, 1, 1, 1024, 64, generator=torch.Generator().manual_seed(0))
     q, k, v, gradient = inputs
     attended, sums = CPU_ATTENTION(q, k, v)
-    found = CPU_ATTENTION_BACKWARD(gradient, q, k, v, attended, sums, 0.0, False)
+    gradients = CPU_ATTENTION_BACKWARD(gradient, q, k, v, attended, sums, 0.0, False)
     *leaves, gradient = (x.double().requires_grad_() for x in inputs)
     with torch.enable_grad():
         expected = F.scaled_dot_product_attention(*leaves)
     exact = torch.autograd.grad(expected, leaves, gradient)
     own = F.scaled_dot_product_attention(q, k, v)
-    return torch.cat([own, *found]), torch.cat([expected.detach(), *exact])
+    return torch.cat([own, *gradients]), torch.cat([expected.detach(), *exact])
 
 
 # torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with

@@ -16,6 +16,11 @@ except ImportError:
 COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
 # None: gradients are matrix products.
 CONVOLUTION_BACKWARD = getattr(torch.ops.aten, "convolution_backward", None)
+# Softmax attention on a CPU and its gradient. None: `layers.ATTENTION` is not chosen.
+CPU_ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+CPU_ATTENTION_BACKWARD = getattr(
+    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
+)
 _UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
 # True within a transform of torch.func, and always where that cannot be asked.
 functorch_may_be_active: Callable[[], bool] = getattr(

@@ -1,6 +1,7 @@
 """The call of a transformer block, which may be compiled.
 
-It keeps for the backward pass its input, the results of its matrix products, or everything.
+It keeps for the backward pass its input and what takes longest for its size, the results of its matrix products, or
+everything.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,25 +52,24 @@ def run_block(
         block: computes.
         tokens_BLD: its input.
         others: further arguments.
-        checkpointing: True if only the input is kept; else the results of matrix products and attention are, too.
+        checkpointing: True if of the results only those are kept that take long for their size; else those of matrix
+            products and attention are.
         compiling: True if the block is compiled; the compiler then decides what else is kept.
     """
     if compiling:
         block = compiled(block)
     if not torch.is_grad_enabled():
         return block(tokens_BLD, *others)
-    recompute = functools.partial(
-        checkpoint, block, tokens_BLD, *others, use_reentrant=False, preserve_rng_state=False
-    )
-    if checkpointing:
-        return recompute()
     # First whether it is traced: a graph, such as an exported one, must not depend on the number of tokens.
     traced = compiling or torch.compiler.is_compiling()
+    if checkpointing:
+        return recomputed(block, tokens_BLD, *others, keep=None if traced else keep_dear)
     if traced or tokens_BLD.numel() < FEWEST_ELEMENTS:
         return block(tokens_BLD, *others)
-    return recompute(
-        context_fn=functools.partial(create_selective_checkpoint_contexts, _keep_products)
-    )
+    return recomputed(block, tokens_BLD, *others, keep=_keep_products)
+
+
+Keep = Callable[..., CheckpointPolicy]
 
 
 def _keep_products(
@@ -78,3 +79,34 @@ def _keep_products(
     if name in PRODUCTS or name.startswith(ATTENTION_PREFIX):
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def keep_dear(
+    _: object, operator: torch._ops.OpOverload, *args: Any, **kwargs: object
+) -> CheckpointPolicy:
+    """Keeps what takes long for its size: attention, and products whose sums are longer than their rows.
+
+    Nothing may change these results in place.
+    """
+    name = operator.overloadpacket.__name__
+    if name in ("convolution", "linear"):  # of a weight (rows, ...)
+        dear = args[1].numel() > len(args[1]) ** 2
+    elif name in ("mm", "addmm"):  # of a matrix (sums, rows)
+        dear = len(args[-1]) > args[-1].shape[1]
+    else:
+        dear = name.startswith(ATTENTION_PREFIX)
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def recomputed(block: Block, *inputs: object, keep: Keep | None = keep_dear) -> Tensor:
+    """Gives ``block(*inputs)``, of which the backward pass computes again what was not kept.
+
+    Args:
+        block: computes, without random numbers.
+        inputs: its arguments.
+        keep: says of every operator whether its result is kept; None keeps the inputs alone.
+    """
+    how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if keep is not None:
+        how["context_fn"] = functools.partial(create_selective_checkpoint_contexts, keep)
+    return checkpoint(block, *inputs, **how)

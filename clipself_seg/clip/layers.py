@@ -23,9 +23,16 @@ from clipself_seg.clip.linear import CONVOLUTION, Linear, linear
 from clipself_seg.clip.positions import rotate
 from clipself_seg.clip.precision import SharedSetting, full_precision
 from clipself_seg.clip.runtime import chunk_size, on_cpu
+from clipself_seg.private_torch import (
+    CPU_ATTENTION,
+    CPU_ATTENTION_BACKWARD,
+    functorch_may_be_active,
+)
 
 MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
-CPU_NUMBERS = 2**19  # numbers that a thread of an activation processes at once, about a core's cache
+CPU_NUMBERS = (
+    2**19
+)  # numbers that a thread of an activation processes at once, about a core's cache
 
 
 class QuickGELU(nn.Module):
@@ -77,7 +84,7 @@ def attention(
 
     Heads are slices of the tokens' channels, and rows that far apart share few places of a CPU's cache: with many
     tokens the heads are copied apart first, with the same bits. Where `ATTENTION` is chosen oneDNN multiplies, and
-    bfloat16 is computed in float32: so does torch, by slower products.
+    bfloat16 is computed in float32: so does torch, by slower products. With gradients that is done for float32 alone.
 
     Args:
         q_BHQC: queries.
@@ -86,6 +93,9 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: True if a token attends to itself and earlier ones alone.
     """
+    if torch.is_grad_enabled() and mask is None and not causal:
+        if _gains_gradients(q_BHQC, k_BHLC, v_BHLC):
+            return _Attention.apply(*(x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC)))
     many = (
         not torch.is_grad_enabled()  # the copies would be kept
         and on_cpu(q_BHQC)  # before what no compiler reads
@@ -109,16 +119,54 @@ def _suits() -> bool:
 
 
 def _results() -> tuple[Tensor, Tensor]:
-    """Attention over some tokens as torch computes it now, and in float64."""
-    q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
-    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    return F.scaled_dot_product_attention(q, k, v), exact
+    """Attention over some tokens and its gradients as torch computes them now, and in float64."""
+    inputs = torch.randn(4, 1, 1, 1024, 64, generator=torch.Generator().manual_seed(0))
+    q, k, v, gradient = inputs
+    attended, sums = CPU_ATTENTION(q, k, v)
+    gradients = CPU_ATTENTION_BACKWARD(gradient, q, k, v, attended, sums, 0.0, False)
+    *leaves, gradient = (x.double().requires_grad_() for x in inputs)
+    with torch.enable_grad():
+        expected = F.scaled_dot_product_attention(*leaves)
+    exact = torch.autograd.grad(expected, leaves, gradient)
+    own = F.scaled_dot_product_attention(q, k, v)
+    return torch.cat([own, *gradients]), torch.cat([expected.detach(), *exact])
 
 
 # torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with
 # AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32.
 _PRODUCTS = SharedSetting(getattr(torch.backends.mkldnn, "matmul", None))
 ATTENTION = Lever(_suits, _results, lambda: _PRODUCTS.set_to("fp32_precision", "bf16"))
+
+
+def _gains_gradients(q_BHQC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor) -> bool:
+    """True if `_Attention` is quicker than torch's own; the order is that of `linear`."""
+    return not (
+        torch.compiler.is_compiling()
+        or functorch_may_be_active()
+        or torch.jit.is_tracing()
+        or stock.get()
+        or q_BHQC.device.type != "cpu"
+        or not q_BHQC.dtype == k_BHLC.dtype == v_BHLC.dtype == torch.float32
+        or min(q_BHQC.shape[2], k_BHLC.shape[2]) < MANY_TOKENS
+        or not ATTENTION.chosen
+        or torch.is_autocast_enabled("cpu")
+    )
+
+
+class _Attention(torch.autograd.Function):
+    """Attention of contiguous heads whose products, and those of its gradient, are oneDNN's."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with ATTENTION.used():
+            attended, sums = CPU_ATTENTION(q, k, v)
+        ctx.save_for_backward(q, k, v, attended, sums)
+        return attended
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with ATTENTION.used():
+            return CPU_ATTENTION_BACKWARD(gradient.contiguous(), *ctx.saved_tensors, 0.0, False)
 
 
 def gated(values_BLD: Tensor, x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class TextEncoder(nn.Module, abc.ABC):
 
         Args:
             tokens_KT: as the kind's tokenizer makes them.
-            checkpointing: blocks keep their input alone for the backward pass.
+            checkpointing: blocks keep least for the backward pass.
         """
 
     def whole(self, tokens_KT: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class TextTower(TextEncoder):
 
         Attention is causal and only the end-of-text token (the largest id) is used, so tokens after
         the last end-of-text token of the batch have no effect and are cut off. With `checkpointing` blocks
-        keep their input alone for the backward pass. Where texts end is read from the tokens as they are given:
+        keep least for the backward pass. Where texts end is read from the tokens as they are given:
         on the CPU, a GPU is not waited for.
         """
         end_K = tokens_KT.argmax(dim=-1)

@@ -170,8 +170,8 @@ class TipsTextTower(TextEncoder):
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, D), not normalised, of token ids (K, T) on any device.
 
-        Padding has no effect: what is padding in all texts is cut off. With `checkpointing` blocks keep their input
-        alone for the backward pass. Where texts end is read from the tokens as they are given: on the CPU, a GPU is
+        Padding has no effect: what is padding in all texts is cut off. With `checkpointing` blocks keep least
+        for the backward pass. Where texts end is read from the tokens as they are given: on the CPU, a GPU is
         not waited for.
         """
         counts_K = self.lengths(tokens_KT)
@@ -191,7 +191,7 @@ class TipsTextTower(TextEncoder):
 
         Args:
             tokens_KT: token ids on the tower's device, cut off or not.
-            checkpointing: keep the blocks' inputs alone for the backward pass.
+            checkpointing: blocks keep least for the backward pass.
         """
         width = self.token_embedding.embedding_dim
         valid_KT = tokens_KT != PADDING

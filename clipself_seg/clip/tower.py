@@ -95,7 +95,7 @@ class TowerOptions:
     Attributes:
         dense: the kind of dense features.
         attention: name of the attention without training by which they are made, or ``none``.
-        checkpointing: True if blocks keep their input alone for the backward pass, see `block_calls.run_block`.
+        checkpointing: True if blocks keep least for the backward pass, see `block_calls.run_block`.
         compiled: True if blocks are compiled, each when it is first called with inputs of a kind.
         class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
@@ -121,7 +121,7 @@ class ImageTower(nn.Module, abc.ABC):
         patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
-        checkpointing: True if blocks keep their input alone for the backward pass, see `block_calls.run_block`.
+        checkpointing: True if blocks keep least for the backward pass, see `block_calls.run_block`.
         compiling: True if blocks are compiled.
         dense_feature: the kind of ``dense``, and its number of blocks.
         attention: name of the attention without training by which ``dense`` is made.

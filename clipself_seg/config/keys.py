@@ -111,8 +111,8 @@ clip.key(
     extensible=True,
     free=True,
 )
-# Recompute whole blocks in the backward pass, matrix products too: less memory, about a third more
-# time, equal gradients.
+# Recompute blocks in the backward pass, matrix products too, but for what takes long for its size: less memory, about
+# an eighth more time, equal gradients.
 clip.key("CHECKPOINTING", False, free=True)
 # Compile the blocks of a ViT, and those of CAT-Seg's aggregator, by torch.compile, in the first steps and again for
 # images of another kind of size: a minute or two, for less time a step. Numbers change in their last digits. A CPU

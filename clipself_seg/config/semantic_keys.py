@@ -76,7 +76,7 @@ cat_seg.key("PAD_LEN", 256, at_least(0), folder=(0, 512))
 cat_seg.key("BACKBONE_WEIGHTS", "", weights=True, folder=None)
 # Leave ignored pixels out of the loss; the official loss has them as "no class".
 cat_seg.key("IGNORE_IN_LOSS", False)
-# Recompute text tower and aggregation in the backward pass.
+# Recompute text tower and aggregation in the backward pass, but for what takes long for its size.
 cat_seg.key("CHECKPOINTING", False, free=True)
 
 # Plain inference pads the image to a multiple of this, and a mask generator's canvas.

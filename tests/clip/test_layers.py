@@ -1,5 +1,6 @@
 """The linear layer through oneDNN, activations and attention, and position tables."""
 
+import contextlib
 import math
 import threading
 
@@ -281,6 +282,65 @@ def test_a_name_of_torch_that_is_gone_costs_speed_alone(monkeypatch, caplog):
     monkeypatch.setattr(module, "CONVOLUTION_BACKWARD", changed)
     assert not Lever(lambda: True, module._results).chosen
     assert "takes other arguments" in caplog.text
+
+
+def strided_heads():
+    torch.manual_seed(0)
+    packed = torch.randn(2, 70, 3 * 48, dtype=torch.float64)
+    return [layers.split_heads(x, 3) for x in packed.chunk(3, dim=-1)], torch.randn(2, 3, 70, 16)
+
+
+def naive_attention(q, k, v):
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
+
+
+def test_attention_with_gradients_and_these_are_those_of_its_formula():
+    heads, gradient = strided_heads()
+    exact = [x.clone().requires_grad_() for x in heads]
+    leaves = [x.float().requires_grad_() for x in heads]
+    expected, found = naive_attention(*exact), layers._Attention.apply(*leaves)
+    expected.backward(gradient.double())
+    found.backward(gradient)
+    torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
+    for leaf, other in zip(leaves, exact):
+        error = leaf.grad - other.grad
+        assert error.norm() < LARGEST_ERROR * other.grad.norm()
+
+
+@pytest.mark.parametrize(
+    "case", ["many", "few", "mask", "causal", "float64", "autocast", "stock", "not chosen"]
+)
+def test_attention_with_gradients_is_taken_for_many_tokens_alone(case, monkeypatch):
+    monkeypatch.setattr(layers, "MANY_TOKENS", 71 if case == "few" else 70)
+    monkeypatch.setattr(ATTENTION, "chosen", case != "not chosen")
+    taken, original = [], layers._Attention.apply
+    monkeypatch.setattr(layers._Attention, "apply", lambda *x: taken.append(1) or original(*x))
+    heads, _ = strided_heads()
+    how = {"mask": torch.ones(70, 70) > 0} if case == "mask" else {"causal": case == "causal"}
+    inputs = [x if case == "float64" else x.float() for x in heads]
+    with torch.autocast("cpu", enabled=case == "autocast"):
+        with stock_products() if case == "stock" else contextlib.nullcontext():
+            layers.attention(*inputs, **how)
+    assert len(taken) == (case == "many")
+    with torch.no_grad():
+        layers.attention(*inputs, **how)
+    assert len(taken) == (case == "many")
+
+
+def test_gradients_of_attention_that_are_not_exact_are_refused(monkeypatch):
+    def chosen():
+        return Lever(lambda: True, layers._results).chosen
+
+    assert chosen()
+    backward = layers.CPU_ATTENTION_BACKWARD
+
+    def rounded(*inputs):
+        return tuple(x.bfloat16().float() for x in backward(*inputs))
+
+    monkeypatch.setattr(layers, "CPU_ATTENTION_BACKWARD", rounded)
+    assert not chosen()
+    monkeypatch.setattr(layers, "CPU_ATTENTION_BACKWARD", None)
+    assert not chosen()
 
 
 def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkeypatch):

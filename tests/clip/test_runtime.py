@@ -17,6 +17,7 @@ from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer, initialise_blocks
+from clipself_seg.clip.levers import Lever
 from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.precision import autocast, lower_precision, tf32
@@ -225,9 +226,10 @@ def test_a_clip_without_values_draws_nothing():
 ALL, SELECTED, INPUT = "all", "selected", "input"
 
 
-@pytest.fixture(params=["OpenAI", "EVA"])
-def block_and_others(request):
+@pytest.fixture(params=["OpenAI", "EVA", "EVA, many tokens"])
+def block_and_others(request, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(layers, "_gains_gradients", lambda *_: "many" in request.param)
     if request.param == "OpenAI":
         transformer = Transformer(1, width=64, heads=2, quick_gelu=True)
         initialise_blocks(transformer.resblocks)
@@ -277,8 +279,17 @@ def test_no_product_and_no_attention_is_computed_twice(block_and_others, monkeyp
     )
     heavy = [name for name in whole if name.endswith("mm") or "dot_product" in name]
     assert {name: plain[name] for name in heavy} == {name: selected[name] for name in heavy}
-    assert sum(whole[name] for name in heavy) > sum(plain[name] for name in heavy)
+    # Of the checkpointed block neither attention nor the product that narrows, but all others.
+    again = {name: whole[name] - plain[name] for name in heavy if whole[name] > plain[name]}
+    assert sum(again.values()) == (2 + 1 if len(block_and_others[1]) == 0 else 3 + 1 + 2)
+    assert not any("dot_product" in name for name in again)
     assert plain["native_layer_norm"] == 0 < selected["native_layer_norm"]
+
+
+def test_a_lever_is_tested_outside_of_the_modes_of_its_first_use():
+    with Operations() as operations:
+        assert Lever(lambda: True, layers._results).chosen
+    assert not operations.counts
 
 
 def test_bytes_kept_fall_from_choice_to_choice(block_and_others, monkeypatch):
@@ -286,7 +297,7 @@ def test_bytes_kept_fall_from_choice_to_choice(block_and_others, monkeypatch):
         run(kept, *block_and_others, monkeypatch)[2] for kept in (ALL, SELECTED, INPUT)
     )
     assert selected < 0.72 * plain
-    assert whole < 0.25 * selected
+    assert whole < 0.4 * selected
 
 
 def test_without_gradients_and_below_the_threshold_the_block_is_simply_called(monkeypatch):

@@ -138,7 +138,12 @@ class SwinBlock(nn.Module):
         attended_TNC = self.attn(y_TWMC, contribution_VWM3C, self.mask).flatten(1, 2)
         # Sums are in the precision of the input, as in a tower; autocast's products have less of it.
         x_TNC = attended_TNC[:, self.back].to(x_TNC.dtype).add_(x_TNC)
-        return self.mlp(self.norm2(x_TNC)).to(x_TNC.dtype).add_(x_TNC)
+        return _sum(self.mlp(self.norm2(x_TNC)).to(x_TNC.dtype), x_TNC)
+
+
+def _sum(own: Tensor, x: Tensor) -> Tensor:
+    """The sum; without gradients in the place of `own`, which may else be kept for the backward pass."""
+    return own.add(x) if torch.is_grad_enabled() else own.add_(x)
 
 
 class SpatialAggregation(nn.Module):
@@ -274,14 +279,11 @@ class ClassAggregation(nn.Module):
         classes = guidance_VKG.shape[1]
         padding = self._padding(classes)
         pooled_TnC = self._pool(x_TNC)
-        if x_TNC.shape[0] > classes:
+        if x_TNC.shape[0] > classes or torch.is_grad_enabled():
             # Locations of all views are the batch.
             rows = pooled_TnC.unflatten(0, (-1, classes)).transpose(0, 1)
             refined = layer(rows.flatten(1, 2), contribution_VK3C, padding)
             refined = refined.unflatten(1, rows.shape[1:3]).transpose(0, 1).flatten(0, 1)
-            return x_TNC + self._unpool(refined)
-        if torch.is_grad_enabled():
-            refined = layer(pooled_TnC, contribution_VK3C, padding)
             return x_TNC + self._unpool(refined)
         # Locations do not see each other: as many at a time as a CPU's cache holds.
         values = len(x_TNC) * x_TNC.shape[-1]
@@ -306,7 +308,7 @@ class ClassAggregation(nn.Module):
         qkv.unflatten(0, (len(contribution_VK3C), -1)).add_(contribution_VK3C[:, None])
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (n, H, T, c)
         x_nKC = x_nKC + linear_attention(q, k, v, padding).transpose(1, 2).flatten(2)
-        return self.MLP(self.norm2(x_nKC)).to(x_nKC.dtype).add_(x_nKC).transpose(0, 1)
+        return _sum(self.MLP(self.norm2(x_nKC)).to(x_nKC.dtype), x_nKC).transpose(0, 1)
 
     def _padding(self, classes: int) -> tuple[Tensor, Tensor, int] | None:
         """Key and value (H, 1, c) of a padding token and the number of such tokens; None for none."""

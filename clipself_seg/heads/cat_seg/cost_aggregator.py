@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.block_calls import INPUT_KINDS
+from clipself_seg.clip.block_calls import INPUT_KINDS, Keep, keep_dear, recomputed
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
@@ -34,6 +33,8 @@ from clipself_seg.private_torch import allow_graphs
 
 LEFT_OUT = -100.0  # logit of the classes that are not among the best
 CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models
+# In training caches hold nothing until the backward pass, and larger products have fewer gradients to add up.
+MORE_IN_TRAINING = 4
 
 
 def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:
@@ -221,10 +222,12 @@ class Groups(NamedTuple):
     Attributes:
         size: classes that pass together; 0 is all.
         recompute: True if each group is computed again in the backward pass.
+        keep: says what of it is not, see `recomputed`.
     """
 
     size: int
     recompute: bool
+    keep: Keep | None
 
     def apply(
         self, function: Callable[[Tensor], Tensor], x: Tensor, in_place: bool = False
@@ -240,7 +243,7 @@ class Groups(NamedTuple):
         groups: Sequence[Tensor] = x.split(self.size) if self.size else (x,)
         if torch.is_grad_enabled():
             if self.recompute:
-                parts = [checkpoint(function, group, use_reentrant=False) for group in groups]
+                parts = [recomputed(function, group, keep=self.keep) for group in groups]
             else:
                 parts = [function(group) for group in groups]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -290,7 +293,7 @@ class AggregatorLayer(nn.Module):
         over_space = functools.partial(self.swin_block, contributions=contributions)
         x_TNC = groups.apply(over_space, x_TNC, in_place=True)
         if groups.recompute and torch.is_grad_enabled():
-            return checkpoint(self.attention, x_TNC, text_VKG, use_reentrant=False)
+            return recomputed(self.attention, x_TNC, text_VKG, keep=groups.keep)
         return self.attention(x_TNC, text_VKG)
 
 
@@ -301,6 +304,7 @@ class CostAggregator(nn.Module):
         sizes: of its parts.
         classes_at_once: classes that pass together on a CPU; 0 is all.
         checkpointing: recompute each group in the backward pass.
+        compiling: True if blocks are compiled.
     """
 
     def __init__(self, sizes: AggregatorSizes, classes_at_once: int = 0) -> None:
@@ -313,6 +317,7 @@ class CostAggregator(nn.Module):
         self.sizes = sizes
         self.classes_at_once = classes_at_once
         self.checkpointing = False
+        self.compiling = False
         self._elements_per_class = COPIES * sizes.hidden * math.prod(sizes.grid)  # in memory
         width = sizes.hidden
         first, second = sizes.decoder_dims
@@ -338,6 +343,7 @@ class CostAggregator(nn.Module):
     def compile_blocks(self) -> None:
         """Compiles the attention blocks over space and over classes, and not the decoder's convolutions."""
         allow_graphs(INPUT_KINDS)
+        self.compiling = True
         for module in self.modules():
             if isinstance(module, SpatialAggregation | ClassAggregation):
                 module.compiling = True
@@ -369,9 +375,9 @@ class CostAggregator(nn.Module):
         size, device = 0, dense[0].device
         # On a GPU what is made of all classes is kept for the backward pass anyway.
         if len(dense) == 1 and (device.type == "cpu" or not torch.is_grad_enabled()):
-            at_once = self.classes_at_once
+            at_once = self.classes_at_once * (MORE_IN_TRAINING if torch.is_grad_enabled() else 1)
             size = at_once and chunk_size(device, at_once, self._elements_per_class)
-        groups = Groups(size, self.checkpointing)
+        groups = Groups(size, self.checkpointing, None if self.compiling else keep_dear)
         costs, texts, classes = zip(*(self._costs(own, text_TPE) for own in dense))
         text_VKG = _stacked(texts if classes[0] is not None else texts[:1])
         appearance, *decoder = (

@@ -27,18 +27,7 @@ def is_here(name: str) -> bool:
 
 def chosen_device(name: str) -> str:
     """The device itself: for "auto" the first of cuda, mps and cpu that is here."""
-    device = name if name != "auto" else next(filter(is_here, ("cuda", "mps", "cpu")))
-    if device == "mps":
-        _say_mps()
-    return device
-
-
-@functools.cache
-def _say_mps() -> None:
-    """Warns once that mps is untested; torch itself names operators that it lacks, see `clipself_seg/__init__.py`."""
-    logger.warning(
-        "nobody has run this project on mps yet; operators that torch lacks there run on the CPU, which torch says"
-    )
+    return name if name != "auto" else next(filter(is_here, ("cuda", "mps", "cpu")))
 
 
 def bfloat16_pays() -> bool | None:

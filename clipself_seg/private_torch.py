@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ except ImportError:
 
 # Without them every question about weights is answered as if they had changed.
 COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
-# None: gradients are matrix products.
-CONVOLUTION_BACKWARD = getattr(torch.ops.aten, "convolution_backward", None)
-# Softmax attention on a CPU and its gradient. None: `layers.ATTENTION` is not chosen.
-CPU_ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-CPU_ATTENTION_BACKWARD = getattr(
-    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
+# The gradient of a convolution, and softmax attention on a CPU with its gradient. None: the lever that needs it is
+# not chosen.
+CONVOLUTION_BACKWARD, CPU_ATTENTION, CPU_ATTENTION_BACKWARD = (
+    getattr(torch.ops.aten, name, cast(Any, None))
+    for name in (
+        "convolution_backward",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    )
 )
 _UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
 # True within a transform of torch.func, and always where that cannot be asked.

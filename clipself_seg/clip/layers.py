@@ -30,9 +30,7 @@ from clipself_seg.private_torch import (
 )
 
 MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
-CPU_NUMBERS = (
-    2**19
-)  # numbers that a thread of an activation processes at once, about a core's cache
+CPU_NUMBERS = 2**19  # numbers that each thread processes at once, about a core's cache
 
 
 class QuickGELU(nn.Module):
@@ -93,24 +91,31 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: True if a token attends to itself and earlier ones alone.
     """
-    if torch.is_grad_enabled() and mask is None and not causal:
-        if _gains_gradients(q_BHQC, k_BHLC, v_BHLC):
-            return _Attention.apply(*(x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC)))
-    many = (
-        not torch.is_grad_enabled()  # the copies would be kept
-        and on_cpu(q_BHQC)  # before what no compiler reads
-        and not stock.get()
-        and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
-    )
     q, k, v, dtype = q_BHQC, k_BHLC, v_BHLC, q_BHQC.dtype
-    if many and dtype in (torch.float32, torch.bfloat16) and ATTENTION.chosen:
+    # On a CPU first: no compiler reads the rest.
+    many = on_cpu(q) and not stock.get() and min(q.shape[2], k.shape[2]) >= MANY_TOKENS
+    if many and torch.is_grad_enabled():
+        if mask is None and not causal and _gains_gradients(q, k, v):
+            return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
+    elif many and dtype in (torch.float32, torch.bfloat16) and ATTENTION.chosen:
         q, k, v = (x.contiguous().float() for x in (q, k, v))
         with full_precision(q.device), ATTENTION.used():
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return attended.to(dtype)
-    if many:
+    elif many:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def _gains_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """True if `_Attention` is quicker than torch's own for many tokens without a mask."""
+    return (
+        q.dtype == k.dtype == v.dtype == torch.float32
+        and not functorch_may_be_active()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and ATTENTION.chosen
+    )
 
 
 def _suits() -> bool:
@@ -136,21 +141,6 @@ def _results() -> tuple[Tensor, Tensor]:
 # AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32.
 _PRODUCTS = SharedSetting(getattr(torch.backends.mkldnn, "matmul", None))
 ATTENTION = Lever(_suits, _results, lambda: _PRODUCTS.set_to("fp32_precision", "bf16"))
-
-
-def _gains_gradients(q_BHQC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor) -> bool:
-    """True if `_Attention` is quicker than torch's own; the order is that of `linear`."""
-    return not (
-        torch.compiler.is_compiling()
-        or functorch_may_be_active()
-        or torch.jit.is_tracing()
-        or stock.get()
-        or q_BHQC.device.type != "cpu"
-        or not q_BHQC.dtype == k_BHLC.dtype == v_BHLC.dtype == torch.float32
-        or min(q_BHQC.shape[2], k_BHLC.shape[2]) < MANY_TOKENS
-        or not ATTENTION.chosen
-        or torch.is_autocast_enabled("cpu")
-    )
 
 
 class _Attention(torch.autograd.Function):

@@ -11,7 +11,6 @@ Shapes: R rows, I input and O output channels.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -19,11 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.levers import Lever, amd_family, processor, stock
-from clipself_seg.errors import known
 from clipself_seg.private_torch import CONVOLUTION_BACKWARD, functorch_may_be_active, own_tensor
 
-VARIABLE = "CLIPSELF_SEG_LINEAR"
-CHOICES = ("auto", "torch", "convolution")
 # With fewer, converting the weight to oneDNN's layout costs more than it saves. With one thread the limit is higher.
 FEWEST_ROWS, FEWEST_ROWS_ALONE = 64, 256
 FEWEST_NUMBERS = 20480  # of the rows; up to these torch gives no convolution to oneDNN
@@ -117,8 +113,6 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
-    if CONVOLUTION_BACKWARD is None:
-        return gradient.T @ rows if number else gradient @ weight
     wanted = [number == 0, number == 1, False]
     image = CONVOLUTION_BACKWARD(
         gradient[None, :, None].permute(0, 3, 1, 2),
@@ -132,14 +126,7 @@ def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Te
 
 
 def _suits() -> bool:
-    """True if `$CLIPSELF_SEG_LINEAR` is "convolution", or "auto" on a processor where MKL is held back.
-
-    Raises:
-        InputError: the variable has another value.
-    """
-    asked = known(os.environ.get(VARIABLE) or "auto", CHOICES, f"${VARIABLE}")
-    if asked != "auto":
-        return asked == "convolution"
+    """True on a processor where MKL is held back."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
         return False
     wide = "AVX512" in torch.backends.cpu.get_cpu_capability()

@@ -1,4 +1,4 @@
-"""Feature maps: a batch norm with the statistics of all processes, and twice the size by one matrix product.
+"""Sums and means over all processes, and a batch norm with their statistics.
 
 Shapes: B images, C or I input and O output channels, H x W cells.
 """
@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-from clipself_seg.clip.runtime import on_cpu
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -73,21 +70,3 @@ def mean_over_processes(own: Tensor) -> Tensor:
 def several_processes() -> bool:
     """True if several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def double(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Transposed convolution of kernel and stride 2, (B, O, 2 H, 2 W), of maps (B, I, H, W).
-
-    No two cells write to one place, so it is one matrix product; torch's own takes twice as long on a CPU, where alone
-    this one is taken.
-
-    Args:
-        maps: (B, I, H, W).
-        weight: (I, O, 2, 2), as `nn.ConvTranspose2d` has it.
-        bias: (O,)
-    """
-    if not on_cpu(maps):
-        return F.conv_transpose2d(maps, weight, bias, stride=2)
-    product = weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
-    offset = None if bias is None else bias.repeat_interleave(4)
-    return F.pixel_shuffle(F.conv2d(maps, product, offset), 2)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.runtime import on_cpu
-from clipself_seg.heads.maps import BatchNorm, double
+from clipself_seg.heads.maps import BatchNorm
 
 
 def fold_norm(
@@ -174,7 +174,7 @@ def _fold(resizer: nn.Module, lateral: nn.Module, maps: Tensor) -> Tensor:
     project = lateral.conv.weight[:, :, 0, 0]
     project, bias = fold_norm(lateral.bn, project, project @ resizer.bias)
     weight = torch.einsum("iokl,co->ickl", resizer.weight, project)
-    return lateral.finish(double(maps, weight, bias))
+    return lateral.finish(F.conv_transpose2d(maps, weight, bias, stride=2))
 
 
 def _resize_and_norm(resizer: nn.Sequential, maps: Tensor) -> Tensor:
@@ -182,5 +182,5 @@ def _resize_and_norm(resizer: nn.Sequential, maps: Tensor) -> Tensor:
     first, norm, activation, _ = resizer
     assert isinstance(first, nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d)
     weight, bias = fold_norm(norm, first.weight.transpose(0, 1), first.bias)
-    maps = double(maps, weight.transpose(0, 1), bias)
+    maps = F.conv_transpose2d(maps, weight.transpose(0, 1), bias, stride=2)
     return activation(norm(maps) if norm.training else maps)

@@ -31,7 +31,7 @@ from clipself_seg.clip.runtime import constant
 from clipself_seg.clip.tower import Grid, as_map
 from clipself_seg.clip.tower_kind import LARGEST_SCALE
 from clipself_seg.errors import InputError
-from clipself_seg.heads.maps import BatchNorm, double
+from clipself_seg.heads.maps import BatchNorm
 from clipself_seg.heads.panoptic import generator
 
 ROTARY_BASE = 100.0
@@ -188,7 +188,7 @@ class Doubling(nn.Module):
 
     def forward(self, maps_BDhw: Tensor) -> Tensor:
         """Maps (B, D, 2 h, 2 w)."""
-        larger = self.conv2(F.gelu(double(maps_BDhw, self.conv1.weight, self.conv1.bias)))
+        larger = self.conv2(F.gelu(self.conv1(maps_BDhw)))
         return self.norm(larger.movedim(1, -1)).movedim(-1, 1)
 
 

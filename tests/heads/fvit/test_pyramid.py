@@ -11,7 +11,7 @@ from clipself_seg.heads.fvit.pyramid import (
     FeaturePyramid,
     TapResizers,
 )
-from clipself_seg.heads.maps import BatchNorm, double
+from clipself_seg.heads.maps import BatchNorm
 from tests.two_processes import in_two_processes
 
 
@@ -69,17 +69,6 @@ def test_in_evaluation_the_norm_is_part_of_the_convolution(monkeypatch):
     monkeypatch.setattr(BatchNorm, "forward", lambda *_: pytest.fail("a pass of its own"))
     torch.testing.assert_close(conv(maps), wanted, atol=1e-5, rtol=1e-5)
     assert torch.equal(maps, given)
-
-
-def test_a_transposed_convolution_is_one_product():
-    torch.manual_seed(0)
-    torchs = nn.ConvTranspose2d(6, 5, 2, stride=2)
-    maps = torch.randn(2, 6, 3, 4)
-    wanted = torchs(maps)
-    torch.testing.assert_close(double(maps, torchs.weight, torchs.bias), wanted)
-    torch.testing.assert_close(
-        double(maps, torchs.weight, None), wanted - torchs.bias[:, None, None]
-    )
 
 
 def plain_levels(neck, taps, resizers):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.provenance import cpu_info
-
-logger = logging.getLogger(__name__)
 
 PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
 WANTED = '"auto", "cpu", "mps", "cuda" or "cuda:" with a number'
@@ -28,12 +23,6 @@ def is_here(name: str) -> bool:
 def chosen_device(name: str) -> str:
     """The device itself: for "auto" the first of cuda, mps and cpu that is here."""
     return name if name != "auto" else next(filter(is_here, ("cuda", "mps", "cpu")))
-
-
-def bfloat16_pays() -> bool | None:
-    """True if the processor multiplies bfloat16 by instructions of its own; None where the system does not say."""
-    said = cpu_info()
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(said.split()) if said else None
 
 
 def require_device(name: str) -> None:

@@ -28,15 +28,6 @@ LARGEST_WEIGHT = 2**18
 FULL_WIDTH = 26  # family of AMD's processors (Zen 5) from which 512 bits are one step, and no weight is too large
 ROWS_TOGETHER = 16  # of a weight's gradient: oneDNN takes twice as long for numbers of rows that 4 does not divide
 DILATION = (1, 2)
-# Arguments of a convolution without stride, padding and the like.
-PLAIN: dict[str, Any] = {
-    "stride": [1, 1],
-    "padding": [0, 0],
-    "dilation": [*DILATION],
-    "transposed": False,
-    "output_padding": [0, 0],
-    "groups": 1,
-}
 
 
 class Linear(nn.Linear):
@@ -113,14 +104,21 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
-    wanted = [number == 0, number == 1, False]
+    arguments = (
+        [1, 1],
+        [0, 0],
+        [*DILATION],
+        False,
+        [0, 0],
+        1,
+    )  # stride to groups, of a plain convolution
     image = CONVOLUTION_BACKWARD(
         gradient[None, :, None].permute(0, 3, 1, 2),
         rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],
         None,
-        **PLAIN,
-        output_mask=wanted,
+        *arguments,
+        [number == 0, number == 1, False],
     )[number]
     return image[:, :, 0, 0] if number else image[0, :, :, 0].T
 

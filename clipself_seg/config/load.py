@@ -21,7 +21,7 @@ from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
 from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
-from clipself_seg.device import bfloat16_pays, chosen_device, is_here
+from clipself_seg.device import chosen_device, is_here
 from clipself_seg.errors import InputError, nearest, shown
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 
@@ -292,15 +292,13 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
 
 
 def _check_precision(cfg: CfgNode, sources: Sources) -> None:
-    """Refuses float16 without a GPU, and says where bfloat16 costs time."""
+    """Refuses float16 without a GPU."""
     device, precision = cfg.MODEL.DEVICE, cfg.TEST.PRECISION
     if precision == "float16" and not device.startswith("cuda"):
         raise InputError(
             f"{sources.name('TEST.PRECISION')}: TEST.PRECISION float16 needs a GPU, and MODEL.DEVICE is {device}: take "
             "bfloat16, or float32"
         )
-    if precision == "bfloat16" and device == "cpu" and bfloat16_pays() is False:
-        logger.warning("this processor has no instructions for bfloat16: float32 is quicker")
 
 
 def evaluation_precision(cfg: CfgNode) -> torch.dtype | None:

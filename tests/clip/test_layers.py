@@ -116,10 +116,9 @@ def test_results_may_be_changed_in_place_and_made_again_in_the_backward_pass():
     torch.testing.assert_close(torch.autograd.grad(again.sum(), (x, layer.weight)), expected)
 
 
-def test_without_torchs_private_members_gradients_are_torchs_and_transforms_take_torchs_own(
+def test_without_torchs_private_views_gradients_are_torchs_and_transforms_take_torchs_own(
     monkeypatch, products
 ):
-    monkeypatch.setattr(module, "CONVOLUTION_BACKWARD", None)
     monkeypatch.setattr(private_torch, "_UNSAFE_VIEW", None)
     parts = [part.requires_grad_() for part in tensors()]
     result = torch.autograd.grad(linear(*parts).relu_().sum(), parts)
@@ -159,20 +158,10 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
 def test_convolutions_are_taken_only_where_mkl_is_held_back(
     capability, vendor, expected, monkeypatch
 ):
-    monkeypatch.delenv(module.VARIABLE, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(module, "processor", lambda: f"vendor_id\t: {vendor}\n")
     assert module._suits() == expected
-
-
-def test_the_variable_decides_and_is_checked(monkeypatch):
-    for asked, expected in (("convolution", True), ("torch", False)):
-        monkeypatch.setenv(module.VARIABLE, asked)
-        assert module._suits() == expected
-    monkeypatch.setenv(module.VARIABLE, "fast")
-    with pytest.raises(InputError, match="unknown .CLIPSELF_SEG_LINEAR .fast.: "):
-        module._suits()
 
 
 @pytest.mark.parametrize("family", [23, 25, 26, 27, None])

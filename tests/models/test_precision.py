@@ -6,7 +6,6 @@ import torch
 
 import clipself_seg
 from clipself_seg.config import load_config
-from clipself_seg.device import bfloat16_pays
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.cat_seg.cat_seg import CATSeg
@@ -132,32 +131,11 @@ def test_float16_without_a_gpu_is_refused(monkeypatch, device):
         load_config(None, opts)
 
 
-def test_what_costs_time_or_has_no_effect_is_said(monkeypatch, caplog):
+def test_what_has_no_effect_is_said(caplog):
     load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING], trains=True)
     assert not caplog.text
     load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING])
     assert "SOLVER.AMP is of training alone, TEST.PRECISION of what follows" in caplog.text
-    for known, said in ((True, 0), (None, 0), (False, 1)):
-        monkeypatch.setattr("clipself_seg.config.load.bfloat16_pays", lambda known=known: known)
-        load_config(None, ["MODEL.DEVICE", "cpu", *LOW])
-        assert caplog.text.count("no instructions for bfloat16: float32 is quicker") == said
-
-
-@pytest.mark.parametrize(
-    ("flags", "pays"),
-    [("fma avx2 avx512f", False), ("avx512_bf16", True), ("Features : fp asimd bf16", True)],
-)
-def test_the_processor_says_whether_bfloat16_pays(monkeypatch, flags, pays):
-    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: f"flags : sse {flags} end\n")
-    assert bfloat16_pays() is pays
-
-
-def test_a_system_that_says_nothing_of_the_processor_is_not_judged(monkeypatch):
-    def missing(*_, **__):
-        raise FileNotFoundError
-
-    monkeypatch.setattr("pathlib.Path.read_text", missing)
-    assert bfloat16_pays() is None
 
 
 def test_weights_of_half_precision_are_refused_with_the_setting_that_computes_in_it():

@@ -194,9 +194,8 @@ def _models(args: argparse.Namespace) -> dict[str, str]:
 
     mini = of_scenes(args)
     named = {task: getattr(args, task) for task in TASKS if getattr(args, task)}
-    tasks: Sequence[str]
     if mini:
-        tasks = TASKS
+        tasks = list(TASKS)
     elif named or args.model:
         tasks = list(named)
     else:

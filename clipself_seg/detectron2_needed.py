@@ -1,7 +1,7 @@
 """Checks that Detectron2 is installed; packages that need it import this first, for an error with the way out.
 
-Imports torchvision before Detectron2 does, without what Detectron2 does not use of it: its models and data sets, and
-`torch._dynamo`, which takes four times as long to import as torchvision itself.
+Imports torchvision before Detectron2 does, without `torch._dynamo`, which takes four times as long to import as
+torchvision itself.
 """
 
 from __future__ import annotations
@@ -15,46 +15,38 @@ from clipself_seg.errors import MissingPackage, not_installed
 from clipself_seg.memory import no_collection
 
 _DYNAMO_UTILS = "torch._dynamo.utils"
-_UNUSED = ("torchvision.datasets", "torchvision.models")
 
 
 def import_torchvision() -> None:
-    """Imports torchvision, as Detectron2 will, without its models and data sets, and without `torch._dynamo`.
+    """Imports torchvision, as Detectron2 will, without what it asks only for deterministic RoIAlign on a GPU.
 
     Its `roi_align` imports one function of `torch._dynamo` at the top (1.3 of 1.5 CPU-seconds), though it means to put
-    that off. It is asked only for deterministic RoIAlign on a GPU. While torchvision is imported, modules stand in the
-    place of these, which import the real ones when they are asked for something. Nothing is left in `sys.modules`.
+    that off. While torchvision is imported, a module with that function stands there, which asks torch's own when it
+    is called; whatever else is looked up in it comes from torch's own, too. Nothing is left in `sys.modules`.
     """
-    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
+    if _DYNAMO_UTILS in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
-    modules = [_DynamoUtils(_DYNAMO_UTILS), *map(_Deferred, _UNUSED)]
-    stand_ins = {one.__name__: one for one in modules if one.__name__ not in sys.modules}
-    sys.modules |= stand_ins
+    stand_in = sys.modules[_DYNAMO_UTILS] = _Deferred(_DYNAMO_UTILS)
     try:
         import torchvision  # noqa: F401
     finally:
-        for name, stand_in in stand_ins.items():
-            if sys.modules.get(name) is stand_in:
-                del sys.modules[name]
+        if sys.modules.get(_DYNAMO_UTILS) is stand_in:
+            del sys.modules[_DYNAMO_UTILS]
 
 
 class _Deferred(types.ModuleType):
-    """A module that is imported when it is asked for something."""
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):  # questions of the import system about any module
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-class _DynamoUtils(_Deferred):
-    """`torch._dynamo.utils`, with the function that `roi_align` imports."""
+    """`torch._dynamo.utils`, imported when it is asked for something."""
 
     @staticmethod
     def is_compile_supported(device_type: str) -> bool:
         return bool(importlib.import_module(_DYNAMO_UTILS).is_compile_supported(device_type))
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # questions of the import system about any module
+            raise AttributeError(name)
+        if sys.modules.get(_DYNAMO_UTILS) is self:
+            del sys.modules[_DYNAMO_UTILS]
+        return getattr(importlib.import_module(_DYNAMO_UTILS), name)
 
 
 if importlib.util.find_spec("detectron2") is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from clipself_seg.errors import InputError

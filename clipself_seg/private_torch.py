@@ -1,9 +1,12 @@
-"""Members of torch that it does not promise to keep. Where one is missing the project does without."""
+"""Members of torch that it does not promise to keep. Where one is missing the project does without.
+
+Operators of `torch.ops.aten` without another name are called in `clip/linear.py` and `clip/layers.py`; where one is
+missing its lever is not chosen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,17 +18,6 @@ except ImportError:
 
 # Without them every question about weights is answered as if they had changed.
 COUNTS_WRITES = StorageWeakRef is not None and hasattr(Tensor, "_version")
-# The gradient of a convolution, and softmax attention on a CPU with its gradient. None: the lever that needs it is
-# not chosen.
-CONVOLUTION_BACKWARD, CPU_ATTENTION, CPU_ATTENTION_BACKWARD = (
-    getattr(torch.ops.aten, name, cast(Any, None))
-    for name in (
-        "convolution_backward",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_flash_attention_for_cpu_backward",
-    )
-)
-_UNSAFE_VIEW = getattr(torch.ops.aten, "_unsafe_view", None)
 # True within a transform of torch.func, and always where that cannot be asked.
 functorch_may_be_active: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: True
@@ -34,7 +26,7 @@ functorch_may_be_active: Callable[[], bool] = getattr(
 
 def own_tensor(result: Tensor) -> Tensor:
     """A tensor of the same values that autograd takes for no view, so that callers may change it in place."""
-    return result.clone() if _UNSAFE_VIEW is None else _UNSAFE_VIEW(result, result.shape)
+    return torch.ops.aten._unsafe_view(result, result.shape)
 
 
 def allow_graphs(count: int) -> None:

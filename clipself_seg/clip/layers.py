@@ -23,11 +23,7 @@ from clipself_seg.clip.linear import CONVOLUTION, Linear, linear
 from clipself_seg.clip.positions import rotate
 from clipself_seg.clip.precision import SharedSetting, full_precision
 from clipself_seg.clip.runtime import chunk_size, on_cpu
-from clipself_seg.private_torch import (
-    CPU_ATTENTION,
-    CPU_ATTENTION_BACKWARD,
-    functorch_may_be_active,
-)
+from clipself_seg.private_torch import functorch_may_be_active
 
 MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
 CPU_NUMBERS = 2**19  # numbers that each thread processes at once, about a core's cache
@@ -95,7 +91,10 @@ def attention(
     # On a CPU first: no compiler reads the rest.
     many = on_cpu(q) and not stock.get() and min(q.shape[2], k.shape[2]) >= MANY_TOKENS
     if many and torch.is_grad_enabled():
-        if mask is None and not causal and _gains_gradients(q, k, v):
+        full = q.dtype == k.dtype == v.dtype == torch.float32
+        traced = functorch_may_be_active() or torch.jit.is_tracing()
+        plain = mask is None and not causal and not torch.is_autocast_enabled("cpu")
+        if full and plain and not traced and ATTENTION.chosen:
             return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
     elif many and dtype in (torch.float32, torch.bfloat16) and ATTENTION.chosen:
         q, k, v = (x.contiguous().float() for x in (q, k, v))
@@ -107,17 +106,6 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-def _gains_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """True if `_Attention` is quicker than torch's own for many tokens without a mask."""
-    return (
-        q.dtype == k.dtype == v.dtype == torch.float32
-        and not functorch_may_be_active()
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-        and ATTENTION.chosen
-    )
-
-
 def _suits() -> bool:
     """True if oneDNN's products are quicker and in float32; with AMX they would be in bfloat16."""
     return CONVOLUTION.chosen and "amx_bf16" not in processor()
@@ -125,10 +113,9 @@ def _suits() -> bool:
 
 def _results() -> tuple[Tensor, Tensor]:
     """Attention over some tokens and its gradients as torch computes them now, and in float64."""
-    inputs = torch.randn(4, 1, 1, 1024, 64, generator=torch.Generator().manual_seed(0))
-    q, k, v, gradient = inputs
-    attended, sums = CPU_ATTENTION(q, k, v)
-    gradients = CPU_ATTENTION_BACKWARD(gradient, q, k, v, attended, sums, 0.0, False)
+    q, k, v, g = inputs = torch.randn(4, 1, 1, 1024, 64, generator=torch.Generator().manual_seed(0))
+    attended, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    gradients = _backward(g, q, k, v, attended, sums)
     *leaves, gradient = (x.double().requires_grad_() for x in inputs)
     with torch.enable_grad():
         expected = F.scaled_dot_product_attention(*leaves)
@@ -143,20 +130,27 @@ _PRODUCTS = SharedSetting(getattr(torch.backends.mkldnn, "matmul", None))
 ATTENTION = Lever(_suits, _results, lambda: _PRODUCTS.set_to("fp32_precision", "bf16"))
 
 
+def _backward(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values: without dropout, not causal."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    gradients: tuple[Tensor, Tensor, Tensor] = kernel(*tensors, 0.0, False)
+    return gradients
+
+
 class _Attention(torch.autograd.Function):
     """Attention of contiguous heads whose products, and those of its gradient, are oneDNN's."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with ATTENTION.used():
-            attended, sums = CPU_ATTENTION(q, k, v)
+            attended, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
         ctx.save_for_backward(q, k, v, attended, sums)
         return attended
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with ATTENTION.used():
-            return CPU_ATTENTION_BACKWARD(gradient.contiguous(), *ctx.saved_tensors, 0.0, False)
+            return _backward(gradient.contiguous(), *ctx.saved_tensors)
 
 
 def gated(values_BLD: Tensor, x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:

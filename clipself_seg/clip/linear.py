@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.levers import Lever, amd_family, processor, stock
-from clipself_seg.private_torch import CONVOLUTION_BACKWARD, functorch_may_be_active, own_tensor
+from clipself_seg.private_torch import functorch_may_be_active, own_tensor
 
 # With fewer, converting the weight to oneDNN's layout costs more than it saves. With one thread the limit is higher.
 FEWEST_ROWS, FEWEST_ROWS_ALONE = 64, 256
@@ -112,7 +112,7 @@ def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Te
         [0, 0],
         1,
     )  # stride to groups, of a plain convolution
-    image = CONVOLUTION_BACKWARD(
+    image = torch.ops.aten.convolution_backward(
         gradient[None, :, None].permute(0, 3, 1, 2),
         rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],
@@ -135,7 +135,10 @@ def _results() -> tuple[Tensor, Tensor]:
     """A product and its gradients of rows and weight, computed here and in float64."""
     draw = torch.Generator().manual_seed(0)
     x, weight, gradient = (torch.randn(n, 64, generator=draw) for n in (512, 64, 512))
-    ours = [_convolved(x, weight, None), *(_backward(gradient, x, weight, n) for n in (0, 1))]
+    ours = [
+        own_tensor(_convolved(x, weight, None)),
+        *(_backward(gradient, x, weight, n) for n in (0, 1)),
+    ]
     x, weight, gradient = x.double(), weight.double(), gradient.double()
     return torch.cat(ours), torch.cat([x @ weight.T, gradient @ weight, gradient.T @ x])
 

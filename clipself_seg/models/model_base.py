@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -142,19 +142,6 @@ class ModelBase(nn.Module):
         for part in self.stays_frozen():
             part.eval()
         return self
-
-    def half(self) -> NoReturn:
-        """Refuses weights of half precision.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(
-            f"{type(self).__name__}.half(): the weights stay float32; TEST.PRECISION float16 (clipself-seg predict "
-            "--precision float16) computes in half precision"
-        )
-
-    bfloat16 = half
 
     def after_optimizer_step(self) -> None:
         """Does nothing: the loss reaches every weight of the optimiser."""

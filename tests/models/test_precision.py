@@ -136,8 +136,3 @@ def test_what_has_no_effect_is_said(caplog):
     assert not caplog.text
     load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING])
     assert "SOLVER.AMP is of training alone, TEST.PRECISION of what follows" in caplog.text
-
-
-def test_weights_of_half_precision_are_refused_with_the_setting_that_computes_in_it():
-    with pytest.raises(InputError, match="CATSeg.* TEST.PRECISION float16"):
-        clipself_seg.load("mini-cat-seg").model.half()

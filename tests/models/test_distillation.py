@@ -78,7 +78,7 @@ def test_weights_of_a_configuration_are_those_of_its_objectives():
     [
         (["SPATIAL", "1"], "SPATIAL must be 0 without a teacher of correlations"),
         (["CROPS", "-1"], "CROPS must be 0 or more"),
-        (["CROPS", "0"], "OBJECTIVES must be greater than 0 for one .*{'CROPS': 0.0,"),
+        (["CROPS", "0"], "OBJECTIVES must be greater than 0 for one .*{'COHERENCE': 0.0,"),
         (["CROPS", "0", "CONTEXT", "1", "TEACHER"], "beside CONTEXT, such as CROPS: CONTEXT alone"),
         (["OWN_CROPS", "1", "TEACHER"], "TEACHER must be none unless .*, got 'original' with"),
         (["OWN_CROPS", "1", "MODEL.CLIPSELF.TARGET", "texts"], "OWN_CROPS must be 0.0 unless"),

@@ -93,6 +93,13 @@ def test_formulations_of_cat_seg_agree(small_cat_seg, classes):
     assert torch.equal(result(runs, "best class"), image.argmax(dim=0))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_operations_are_counted_in_bfloat16_too(small_cat_seg, training):
+    runs = build_runs(semseg_case(training=training))
+    for name, run in build_runs(semseg_case(training=training, precision="bfloat16")).items():
+        assert run.flops == runs[name].flops > 0
+
+
 def test_training_steps_of_cat_seg_agree(small_cat_seg):
     runs = build_runs(semseg_case(training=True, batch=2))
     step = result(runs, "step")

@@ -7,6 +7,7 @@ computes in vain, or twice (activation checkpointing), does not count.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -154,8 +155,10 @@ def step_flops(model: CATSeg, batch: int) -> int:
 
 
 def on_meta(model: CATSeg) -> CATSeg:
-    """A copy without memory."""
-    return copy.deepcopy(model).to("meta")
+    """A copy without memory, in float32: that device has no autocast."""
+    meta = copy.deepcopy(model).to("meta")
+    meta.training_settings = dataclasses.replace(meta.training_settings, precision=None)
+    return meta
 
 
 def texts_on_meta(model: CATSeg) -> Tensor:

@@ -50,7 +50,6 @@ def run_benchmark(case: Case, report: Callable[[str], None], lower: bool = False
         beside = dict(build_runs(dataclasses.replace(case, precision=LOWER)))
         ours = [name for name in runs if runs[name].flops and not name.startswith("plain ")]
         runs |= {f"{LOWER} {name}": beside.pop(name) for name in ours}
-        del beside
     report("matrix products, for the peak")
     before = matmul_peak(dtype, device, case.repeats)
     seconds = time_in_turn(runs, device, case.repeats, report)
@@ -75,9 +74,8 @@ def _products() -> str:
     family = f" of AMD's family {amd_family()}" * bool(amd_family())
     linear = "convolutions" if CONVOLUTION.chosen else "matrix products"
     attention = ", long attention by oneDNN" * ATTENTION.chosen
-    return (
-        f"{torch.backends.cpu.get_cpu_capability()}{family}, linear layers as {linear}{attention}"
-    )
+    widest = torch.backends.cpu.get_cpu_capability()
+    return f"{widest}{family}, linear layers as {linear}{attention}"
 
 
 def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> dict[str, Run]:

@@ -31,8 +31,7 @@ def require_device(name: str) -> None:
         InputError: names what torch sees.
     """
     if name.partition(":")[0] in ("cuda", "mps") and not is_here(name.rstrip(":")):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise InputError(
-            f"--device {name}: torch {torch.__version__} sees {count} CUDA device(s) here, numbered from 0, and "
-            f"{'mps' if is_here('mps') else 'no mps'}: give another one, or --device cpu"
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s) here, numbered "
+            f"from 0, and {'mps' if is_here('mps') else 'no mps'}: give another one, or --device cpu"
         )

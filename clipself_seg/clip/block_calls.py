@@ -109,4 +109,7 @@ def recomputed(block: Block, *inputs: object, keep: Keep | None = keep_dear) -> 
     how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if keep is not None:
         how["context_fn"] = functools.partial(create_selective_checkpoint_contexts, keep)
+        # As in the backward pass: weights that an earlier call has cast would be cast there alone, where torch refuses
+        # an operator that it has not seen.
+        torch.clear_autocast_cache()
     return checkpoint(block, *inputs, **how)

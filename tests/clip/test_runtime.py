@@ -425,3 +425,14 @@ def test_what_cannot_be_compiled_is_refused():
     resnet = ResNetTower(image_size=32, width=8, layers=(1, 1, 1, 1), embed_dim=8)
     with pytest.raises(InputError, match="MODEL.CLIP.COMPILE is True"):
         resnet.configure(TowerOptions(compiled=True))
+
+
+def test_weights_that_autocast_has_cast_before_are_cast_again():
+    """torch refuses an operator of the backward pass that the forward pass did not have."""
+    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
+    gradients = []
+    for call in (block_calls.recomputed, lambda layer, x: layer(x)):
+        with torch.autocast("cpu", torch.bfloat16):
+            result = call(layer, x) + call(layer, 2 * x)
+        gradients.append(torch.autograd.grad(result.float().sum(), layer.weight))
+    torch.testing.assert_close(*gradients)

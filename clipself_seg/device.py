@@ -32,6 +32,6 @@ def require_device(name: str) -> None:
     """
     if name.partition(":")[0] in ("cuda", "mps") and not is_here(name.rstrip(":")):
         raise InputError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s) here, numbered "
-            f"from 0, and {'mps' if is_here('mps') else 'no mps'}: give another one, or --device cpu"
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s) here, "
+            f"numbered from 0, and {'mps' if is_here('mps') else 'no mps'}: give another one, or --device cpu"
         )

@@ -435,4 +435,4 @@ def test_weights_that_autocast_has_cast_before_are_cast_again():
         with torch.autocast("cpu", torch.bfloat16):
             result = call(layer, x) + call(layer, 2 * x)
         gradients.append(torch.autograd.grad(result.float().sum(), layer.weight))
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*gradients, rtol=0.01, atol=0.1)  # sums of bfloat16 in another order

@@ -21,6 +21,8 @@ from torch.utils.checkpoint import (
 
 Block = Callable[..., Tensor]
 """A transformer block without randomness, or a method of one."""
+Keep = Callable[..., CheckpointPolicy]
+"""Says of an operator whether its result is kept for the backward pass."""
 
 # Of a block: with and without gradients, masks, one class or several; torch expects 8.
 INPUT_KINDS = 32
@@ -67,9 +69,6 @@ def run_block(
     if traced or tokens_BLD.numel() < FEWEST_ELEMENTS:
         return block(tokens_BLD, *others)
     return recomputed(block, tokens_BLD, *others, keep=_keep_products)
-
-
-Keep = Callable[..., CheckpointPolicy]
 
 
 def _keep_products(

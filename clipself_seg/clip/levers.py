@@ -45,6 +45,7 @@ def processor() -> str:
     return platform.processor() + cpu_info()
 
 
+@functools.cache
 def amd_family() -> int:
     """Family of AMD's processors that this one is of (Zen 4 is 25, Zen 5 is 26); 0 where the system does not say."""
     match = re.search(r"AuthenticAMD\ncpu family\s*: (\d+)", processor())

@@ -104,20 +104,14 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
-    arguments = (
-        [1, 1],
-        [0, 0],
-        [*DILATION],
-        False,
-        [0, 0],
-        1,
-    )  # stride to groups, of a plain convolution
+    # Stride, padding, dilation, no transposition, output padding and groups.
+    plain = ([1, 1], [0, 0], [*DILATION], False, [0, 0], 1)
     image = torch.ops.aten.convolution_backward(
         gradient[None, :, None].permute(0, 3, 1, 2),
         rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],
         None,
-        *arguments,
+        *plain,
         [number == 0, number == 1, False],
     )[number]
     return image[:, :, 0, 0] if number else image[0, :, :, 0].T

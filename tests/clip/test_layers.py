@@ -162,6 +162,7 @@ def test_convolutions_are_taken_only_where_mkl_is_held_back(
 def test_gradients_of_large_weights_go_by_the_family_of_the_processor(family, monkeypatch):
     text = "" if family is None else f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t"
     monkeypatch.setattr(levers, "processor", lambda: text)
+    monkeypatch.setattr(module, "amd_family", levers.amd_family.__wrapped__)
     monkeypatch.setattr(module, "_backward", lambda *_: torch.zeros(1025, 256))
     rows = torch.ones(16, 256)
     weight = torch.zeros(1025, 256)  # larger than LARGEST_WEIGHT

@@ -47,9 +47,9 @@ def run_benchmark(case: Case, report: Callable[[str], None], lower: bool = False
     report("building the model")
     runs = chosen_runs(build_runs(case), case.only)
     if lower:
-        beside = dict(build_runs(dataclasses.replace(case, precision=LOWER)))
         ours = [name for name in runs if runs[name].flops and not name.startswith("plain ")]
-        runs |= {f"{LOWER} {name}": beside.pop(name) for name in ours}
+        low = dataclasses.replace(case, precision=LOWER)
+        runs |= {f"{LOWER} {name}": run for name, run in build_runs(low).items() if name in ours}
     report("matrix products, for the peak")
     before = matmul_peak(dtype, device, case.repeats)
     seconds = time_in_turn(runs, device, case.repeats, report)

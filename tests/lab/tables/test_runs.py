@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,13 +16,14 @@ from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
+from lab import ROOT
 from lab.mini.writer import WorldSize, manifest_of
 from lab.tables import execution as module
 from lab.tables import runs
 from lab.tables.execution import plan, run_all
 from lab.tables.runs import make_run, missing_data, resolve
 from lab.tables.store import Store
-from lab.tables.table import RunOf, RunSpec
+from lab.tables.table import RunOf, RunSpec, read_tables
 from tests.lab.tables.worlds import finish
 
 PATCHES = "configs/mini/patches.yaml"
@@ -46,6 +49,15 @@ def test_what_is_written_out_is_the_same_run_as_the_default():
 def test_shipped_weights_count_by_their_content_and_are_the_default():
     tags = {name_of(MODEL__CLIP__WEIGHTS=tag) for tag in ("mini", "mini-clipself")}
     assert len(tags) == 2 and name_of() in tags
+
+
+def test_what_writes_the_data_of_runs_is_a_command_that_has_these_options():
+    words = {run.prepare for table in read_tables([]) for run in table.runs["mini"].values()}
+    for script, name, *options in filter(None, words):
+        help_text = subprocess.check_output(
+            [sys.executable, script, name, "--help"], cwd=ROOT, text=True
+        )
+        assert [word for word in options if word[:2] == "--" and word not in help_text] == []
 
 
 # Configurations of the models that read them; all others are read by a distillation.

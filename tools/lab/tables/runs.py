@@ -164,7 +164,7 @@ INDIFFERENT = (
 # Words that write a run's data -> those that its name follows from, as the records of docs/tables/runs have them.
 RECORDED: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("tools/mini.py", name): ("-m", f"clipself_seg.mini.{name}") for name in ("faded", "subjects")
-}
+} | {("tools/precompute.py", "region-text"): ("-m", "clipself_seg", "data", "region-text")}
 DIGITS = 12
 NAMED = "named "
 # By configuration, as docs/tables/expected.md explains: hours of an A100 of a training, its memory with the images of

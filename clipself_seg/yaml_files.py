@@ -89,7 +89,7 @@ def find_file(file: str | os.PathLike[str]) -> Path:
 
 def names() -> list[str]:
     """Every name of a configuration that comes with the package, such as "distill/coco_patches", without "+"."""
-    others = {NAMES, *FRAGMENTS, CONFIGS / "tables"}
+    others = {NAMES, *FRAGMENTS}
     files = [file for file in CONFIGS.rglob("*.yaml") if others.isdisjoint((file, file.parent))]
     return sorted([*_named(), *(_name(file) for file in files)])
 

@@ -62,11 +62,10 @@ def run_block(
         block = compiled(block)
     if not torch.is_grad_enabled():
         return block(tokens_BLD, *others)
-    # First whether it is traced: a graph, such as an exported one, must not depend on the number of tokens.
-    traced = compiling or torch.compiler.is_compiling()
     if checkpointing:
-        return recomputed(block, tokens_BLD, *others, keep=None if traced else keep_dear)
-    if traced or tokens_BLD.numel() < FEWEST_ELEMENTS:
+        return recomputed(block, tokens_BLD, *others, keep=None if compiling else keep_expensive)
+    # First whether it is traced: a graph, such as an exported one, must not depend on the number of tokens.
+    if compiling or torch.compiler.is_compiling() or tokens_BLD.numel() < FEWEST_ELEMENTS:
         return block(tokens_BLD, *others)
     return recomputed(block, tokens_BLD, *others, keep=_keep_products)
 
@@ -80,25 +79,25 @@ def _keep_products(
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def keep_dear(
+def keep_expensive(
     _: object, operator: torch._ops.OpOverload, *args: Any, **kwargs: object
 ) -> CheckpointPolicy:
-    """Keeps what takes long for its size: attention, and products whose sums are longer than their rows.
+    """Keeps what takes long for its size: attention, and products with more input channels I than output channels O.
 
     Nothing may change these results in place.
     """
     name = operator.overloadpacket.__name__
-    if name in ("convolution", "linear"):  # of a weight (rows, ...)
-        dear = args[1].numel() > len(args[1]) ** 2
-    elif name in ("mm", "addmm"):  # of a matrix (sums, rows)
-        dear = len(args[-1]) > args[-1].shape[1]
+    if name in ("convolution", "linear"):  # weight (O, I, ...)
+        expensive = args[1].numel() > len(args[1]) ** 2
+    elif name in ("mm", "addmm"):  # matrix (I, O)
+        expensive = len(args[-1]) > args[-1].shape[1]
     else:
-        dear = name.startswith(ATTENTION_PREFIX)
-    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+        expensive = name.startswith(ATTENTION_PREFIX)
+    return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def recomputed(block: Block, *inputs: object, keep: Keep | None = keep_dear) -> Tensor:
-    """Gives ``block(*inputs)``, of which the backward pass computes again what was not kept.
+def recomputed(block: Block, *inputs: object, keep: Keep | None = keep_expensive) -> Tensor:
+    """Gives ``block(*inputs)``, of which one backward pass computes again what was not kept.
 
     Args:
         block: computes, without random numbers.
@@ -106,7 +105,7 @@ def recomputed(block: Block, *inputs: object, keep: Keep | None = keep_dear) -> 
         keep: says of every operator whether its result is kept; None keeps the inputs alone.
     """
     how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    if keep is not None:
+    if keep is not None and not torch.compiler.is_compiling():
         how["context_fn"] = functools.partial(create_selective_checkpoint_contexts, keep)
         # As in the backward pass: weights that an earlier call has cast would be cast there alone, where torch refuses
         # an operator that it has not seen.

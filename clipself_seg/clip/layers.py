@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends.cuda import flash_sdp_enabled
 
 from clipself_seg.clip.levers import Lever, processor, stock
 from clipself_seg.clip.linear import CONVOLUTION, Linear, linear
@@ -78,7 +79,8 @@ def attention(
 
     Heads are slices of the tokens' channels, and rows that far apart share few places of a CPU's cache: with many
     tokens the heads are copied apart first, with the same bits. Where `ATTENTION` is chosen oneDNN multiplies, and
-    bfloat16 is computed in float32: so does torch, by slower products. With gradients that is done for float32 alone.
+    bfloat16 is computed in float32, with smaller errors than torch's. With gradients that is done for float32 alone,
+    without masks and autocast. The result has the type of the queries, also under autocast.
 
     Args:
         q_BHQC: queries.
@@ -94,10 +96,12 @@ def attention(
         full = q.dtype == k.dtype == v.dtype == torch.float32
         traced = functorch_may_be_active() or torch.jit.is_tracing()
         plain = mask is None and not causal and not torch.is_autocast_enabled("cpu")
-        if full and plain and not traced and ATTENTION.chosen:
+        # torch's other kernels, which somebody may have asked for, have second derivatives.
+        if full and plain and not traced and flash_sdp_enabled() and ATTENTION.chosen:
             return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
     elif many and dtype in (torch.float32, torch.bfloat16) and ATTENTION.chosen:
         q, k, v = (x.contiguous().float() for x in (q, k, v))
+        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         with full_precision(q.device), ATTENTION.used():
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return attended.to(dtype)
@@ -113,7 +117,8 @@ def _suits() -> bool:
 
 def _results() -> tuple[Tensor, Tensor]:
     """Attention over some tokens and its gradients as torch computes them now, and in float64."""
-    q, k, v, g = inputs = torch.randn(4, 1, 1, 1024, 64, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    q, k, v, g = inputs = torch.randn(4, 1, 1, 1024, 64, generator=draw, dtype=torch.float32)
     attended, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
     gradients = _backward(g, q, k, v, attended, sums)
     *leaves, gradient = (x.double().requires_grad_() for x in inputs)

@@ -1,9 +1,9 @@
 """A lever: a way to compute that some processors gain by, in place of torch's own.
 
 `linear.CONVOLUTION` makes convolutions of linear layers, `layers.ATTENTION` lets oneDNN multiply inside of torch's
-attention over many tokens. The processor decides, not a stopwatch: the same machine always gives the same bits. One
-that is not known keeps torch's own way, and so does a machine where the test at the first use fails, for instance
-because a name of torch's is gone.
+attention over many tokens. The processor decides, not a stopwatch: the same machine always gives the same bits, unless
+several threads predict at once. One that is not known keeps torch's own way, and so does a machine where the test at
+the first use fails, for instance because a name of torch's is gone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import functools
 import logging
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import torch
@@ -77,8 +77,12 @@ class Lever:
         if not self._suits():
             return False
         # In a thread of its own: what watches this one's operators, such as a checkpoint, must not see the test.
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            return pool.submit(self._exact).result()
+        # No pool: those begin no thread any more once the main one has ended.
+        results: list[bool] = []
+        thread = threading.Thread(target=lambda: results.append(self._exact()))
+        thread.start()
+        thread.join()
+        return results == [True]
 
     def _exact(self) -> bool:
         try:

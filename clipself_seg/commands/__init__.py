@@ -1,5 +1,5 @@
-"""The body of every command, one module a command; `clipself-seg`, train_net.py and tools/ only call its `main`.
+"""The body of every command, one module a command.
 
-Each has `parser()`, whose help text is the module's docstring, and `main(arguments)`, which returns the
-exit status. Importing one imports nothing heavy, so that --help is quick. Open `train` first.
+A function becomes a command by `options.command`: its docstring is the help text, and a call with the words of a
+command line returns the exit status. Importing one imports nothing heavy, so that --help is quick. Open `train` first.
 """

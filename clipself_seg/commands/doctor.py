@@ -91,10 +91,10 @@ def _device() -> None:
         return
     import torch
 
-    _say(
-        f"  CPU, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}",
-        f"  --precision bfloat16: a block of ViT-B/16 takes {_time_of_bfloat16():.2f} of its time in float32",
-    )
+    _say(f"  CPU, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}")
+    if all(map(is_there, NEEDED)):  # which the block imports
+        took = _time_of_bfloat16()
+        _say(f"  --precision bfloat16: a block of ViT-B/16 takes {took:.2f} of its time in float32")
     if not torch.cuda.is_available():
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
         _say(f"  no GPU or driver found; torch is built for {built}, see docs/install.md")

@@ -87,8 +87,8 @@ def _options(parser: CommandLine) -> None:
         action="append",
         default=[],
         metavar="NAME=IMAGE#REGION",
-        help="region of an image that stands for a class, beside its word or alone; a box x,y,w,h, a polygon x,y,x,y,"
-        "x,y or a file of masks; give several for one name or more",
+        help="region of an image that stands for a class, beside its word or alone; a box x,y,w,h or a file of masks; "
+        "give several for one name or more",
     )
     options.task(parser)
     model = "a name (clipself-seg weights), a file or folder of a run or of save_pretrained, or org/name of the hub"
@@ -134,7 +134,7 @@ def _options(parser: CommandLine) -> None:
     value(semantic, "--threshold", threshold, kind=float)
     panoptic = group(parser, "panoptic")
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
-    masks = "masks that get names: of a folder (NAME.json, NAME.png, PNGs in NAME/), or sam2, sam3, eomt, mask2former"
+    masks = "masks that get names: of a folder (NAME.json or NAME.png), or sam2, sam3, eomt, mask2former"
     value(panoptic, "--masks", masks, metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)

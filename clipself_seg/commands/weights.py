@@ -42,7 +42,7 @@ HEADINGS = ("name", "licence", "ship", "size", "here", "published")
 # In place of the numbers of a CLIP that finds segments or boxes.
 BY_MASKS = "by eomt's masks"
 NOTES = (
-    "* of the repository, nothing is said of the weights. All numbers: docs/models.md",
+    "* of the repository, nothing is said of the weights. All numbers: docs/tables/models.md",
     "by eomt's masks: the CLIP names what eomt finds; no number of both is known",
 )
 
@@ -166,7 +166,5 @@ def _check(folders: list[str]) -> int:
             none = False
     if none:
         where = ", ".join(folders) or weights_folder()
-        sys.stdout.write(
-            f"no file in {where} has the name of a published one; docs/models.md lists them\n"
-        )
+        sys.stdout.write(f"no published file in {where}: clipself-seg weights get brings one\n")
     return bad

@@ -1,4 +1,4 @@
-"""Evaluates models on data sets and turns outputs into numbers and tables, a folder a task.
+"""Evaluates models on data sets and turns outputs into numbers and tables.
 
 Start with evaluation_base.py.
 """

@@ -111,7 +111,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
     Attributes:
         mapper: maps a record to a sample, see `DetectionTestMapper`.
         tasks: kinds that are measured, "boxes" and "masks".
-        limits: limits of the detections that COCO's numbers count, out of `numbers.LIMITS`.
+        limits: limits of the detections that COCO's numbers count, out of `coco_ap.LIMITS`.
         train_vocabulary: class list, or name or file of it, that was trained on; the classes that share a
             name with its seen ones count as seen. "" splits nothing.
         own_split: a data set whose vocabulary says itself which classes are seen, as OV-COCO's, is

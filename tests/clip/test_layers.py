@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
@@ -147,6 +148,7 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
         ("AVX512", "AuthenticAMD", True),
         ("AVX512", "GenuineIntel", False),
         ("AVX2", "AuthenticAMD", False),
+        ("AVX512", "HygonGenuine", False),
     ],
 )
 def test_convolutions_are_taken_only_where_mkl_is_held_back(
@@ -224,6 +226,18 @@ def test_attention_over_many_tokens_in_bfloat16_is_more_exact_than_torchs(turned
     assert error[True] < 0.9 * error[False]
 
 
+def test_what_is_added_to_the_scores_may_be_in_bfloat16(monkeypatch):
+    """Such as NACLIP's bias of places under autocast."""
+    monkeypatch.setattr(layers, "MANY_TOKENS", 7)
+    monkeypatch.setattr(ATTENTION, "chosen", True)
+    q, k, v = torch.randn(3, 1, 2, 7, 16).bfloat16()
+    mask = torch.randn(7, 7).bfloat16()
+    with torch.no_grad():
+        result = layers.attention(q, k, v, mask=mask)
+    expected = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v)), mask.double())
+    torch.testing.assert_close(result.double(), expected, atol=0.02, rtol=0)
+
+
 def test_attention_without_gradients_is_one_graph_for_a_compiler(monkeypatch):
     monkeypatch.setattr(layers, "MANY_TOKENS", 5)
     q, k, v = torch.randn(3, 1, 2, 6, 4)
@@ -292,7 +306,7 @@ def test_attention_with_gradients_and_these_are_those_of_its_formula():
 
 
 @pytest.mark.parametrize(
-    "case", ["many", "few", "mask", "causal", "float64", "autocast", "stock", "not chosen"]
+    "case", ["many", "few", "mask", "causal", "float64", "autocast", "stock", "not chosen", "math"]
 )
 def test_attention_with_gradients_is_taken_for_many_tokens_alone(case, monkeypatch):
     monkeypatch.setattr(layers, "MANY_TOKENS", 71 if case == "few" else 70)
@@ -302,7 +316,8 @@ def test_attention_with_gradients_is_taken_for_many_tokens_alone(case, monkeypat
     heads, _ = strided_heads()
     how = {"mask": torch.ones(70, 70) > 0} if case == "mask" else {"causal": case == "causal"}
     inputs = [x if case == "float64" else x.float() for x in heads]
-    with torch.autocast("cpu", enabled=case == "autocast"):
+    kernel = sdpa_kernel(SDPBackend.MATH) if case == "math" else contextlib.nullcontext()
+    with torch.autocast("cpu", enabled=case == "autocast"), kernel:
         with stock_products() if case == "stock" else contextlib.nullcontext():
             layers.attention(*inputs, **how)
     assert len(taken) == (case == "many")

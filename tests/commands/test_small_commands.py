@@ -189,7 +189,7 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     assert f"of {len(DATASETS)} are without: a run that needs one" in said
 
 
-def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, quick):
+def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch):
     for module in ("detectron2", "nltk", "cv2", "tokenizers"):
         monkeypatch.setitem(sys.modules, module, None)
     assert run(doctor.doctor) == 1

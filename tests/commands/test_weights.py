@@ -121,7 +121,7 @@ def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, c
 def test_check_says_so_where_no_file_has_a_known_name(tmp_path, capsys):
     (tmp_path / "photo.jpg").touch()
     assert main(["check", str(tmp_path)]) == 0
-    said = f"no file in {tmp_path} has the name of a published one"
+    said = f"no published file in {tmp_path}"
     assert said in capsys.readouterr().out
 
 

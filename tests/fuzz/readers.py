@@ -4,7 +4,7 @@ Formats by where they are read:
 
     checkpoints/read.py, clip/          weights: .safetensors, .pt (zip), .pth (old pickles)
     checkpoints/pickles.py              .pkl of Detectron2's backbones
-    models/*/weights.py                 checkpoints of CAT-Seg, panoptic models, F-ViT and distillation
+    models/*/*_checkpoint.py            checkpoints of CAT-Seg, panoptic models, F-ViT and distillation
     heads/diffusion/                    Stable Diffusion in one file
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
@@ -13,13 +13,13 @@ Formats by where they are read:
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
     data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns, captions, phrases
     data/images.py, data/masks.py       images, label maps, panoptic PNGs
-    data/given_masks.py                 masks of anybody: JSON, PNG, tables of scores
-    data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
+    data/given_masks.py                 masks of anybody: JSON, PNG
+    tools/lab/prepare/                  archives: label maps, instance maps, tables, lists, JSON, .mat
     data/shards.py                      shards of images
     commands/panoptic_quality.py        predictions; evaluation/coco_objects.py: objects with their masks
-    mini/writer.py                      manifest of a mini world
+    tools/lab/mini/writer.py            manifest of a mini world
     prediction/                         folders of save_pretrained, the journal
-    training/, quickstart/              results.json and metrics.json of earlier runs
+    training/, tools/lab/quickstart/    results.json and metrics.json of earlier runs
 """
 
 import dataclasses

@@ -1,5 +1,4 @@
 """Data sets by name.
 
-Open `table.py` first: it lists them. `records.py` gives their images by name and registers them with Detectron2,
-`check.py` checks their files.
+Open `table.py` first: it lists them. `records.py` gives their images by name and registers them with Detectron2.
 """

@@ -228,7 +228,7 @@ class CaptionMapper(StudentMapper):
         """Makes the sample of one draw.
 
         Args:
-            record: record of `captions.caption_records`.
+            record: record of `annotations.caption_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:

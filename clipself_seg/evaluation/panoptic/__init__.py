@@ -1,1 +1,1 @@
-"""Panoptic quality of models, for several fusions at once, and of files; start with evaluation.py."""
+"""Panoptic quality of models, for several fusions at once; start with panoptic_evaluation.py."""

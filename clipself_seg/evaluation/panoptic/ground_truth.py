@@ -77,7 +77,7 @@ def read_panoptic_ground_truth(
             with a logged reason.
         train_vocabulary: class list that was trained on, or its name, whose classes count as seen; ""
             splits nothing.
-        label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
+        label_file: file of other names for the classes, see `read_label_file`; "" for the data set's own.
 
     Raises:
         InputError: an unknown data set or class list; a label file of other classes; files that are missing
@@ -156,7 +156,7 @@ def read_semantic_only(
         name: name of the data set, see `data.datasets.table`.
         tasks: tasks to measure; "semantic" has to be among it, and the others are left out.
         train_vocabulary: class list that was trained on, or its name, whose classes count as seen; "" splits nothing.
-        label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
+        label_file: file of other names for the classes, see `read_label_file`; "" for the data set's own.
 
     Raises:
         InputError: "semantic" is not asked for; an unknown class list; a label file of other classes; files are

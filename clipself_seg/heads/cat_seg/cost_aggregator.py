@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.block_calls import INPUT_KINDS, Keep, keep_dear, recomputed
+from clipself_seg.clip.block_calls import INPUT_KINDS, Keep, keep_expensive, recomputed
 from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
@@ -377,7 +377,7 @@ class CostAggregator(nn.Module):
         if len(dense) == 1 and (device.type == "cpu" or not torch.is_grad_enabled()):
             at_once = self.classes_at_once * (MORE_IN_TRAINING if torch.is_grad_enabled() else 1)
             size = at_once and chunk_size(device, at_once, self._elements_per_class)
-        groups = Groups(size, self.checkpointing, None if self.compiling else keep_dear)
+        groups = Groups(size, self.checkpointing, None if self.compiling else keep_expensive)
         costs, texts, classes = zip(*(self._costs(own, text_TPE) for own in dense))
         text_VKG = _stacked(texts if classes[0] is not None else texts[:1])
         appearance, *decoder = (

@@ -270,7 +270,8 @@ def _of_output_size(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yields which of the kept queries, masks of the output's size, and their rows in them; where they are resized or
     `apart`, a few at a time."""
-    together = max(1, len(kept)) if sizes is None and not apart else TOGETHER
+    few, numbers = (TOGETHER, COPIES * sum(map(math.prod, sizes))) if sizes else (len(kept), 1)
+    together = TOGETHER if apart else chunk_size(mask_logits.device, few, numbers)
     for start in range(0, len(kept), together):
         queries = slice(start, min(start + together, len(kept)))
         if sizes is None:

@@ -1,1 +1,1 @@
-"""CAT-Seg, open-vocabulary semantic segmentation by cost aggregation; start with model.py."""
+"""CAT-Seg, open-vocabulary semantic segmentation by cost aggregation; start with cat_seg.py."""

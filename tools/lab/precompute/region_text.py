@@ -61,7 +61,7 @@ class Request(NamedTuple):
     """The settings of a labelling of proposals.
 
     Attributes:
-        proposals: file of boxes in COCO's format, such as `prediction.proposals` writes.
+        proposals: file of boxes in COCO's format, such as `lab.precompute.proposals` writes.
         captions: file of captions in COCO's format; None needs `nouns` and `candidates` "pool".
         nouns: file with a noun a line; None takes the `top` most frequent nouns of the captions.
         top: see `nouns`.

@@ -90,7 +90,7 @@ class StockRPN(ProposalNetwork, ModelBase):
         """Refuse any evaluation of detections, which have classes."""
         raise InputError(
             "StockRPN knows no classes, so there are no detections to evaluate: python tools/precompute.py proposals "
-            "writes its boxes and measures their recall"
+            "writes its boxes"
         )
 
     @classmethod

@@ -119,10 +119,10 @@ RULE = (
     "claim holds if the 95 % interval of the mean difference (Student's t: 4.3 standard errors to each side with "
     "three seeds) lies above zero, does not hold if it lies below zero, and is within noise if zero is in it; "
     "fewer than three seeds give no verdict. Where no seed moves a number, since nothing is trained, the sign "
-    "decides. What compares with rows of other methods, of which there are the paper's numbers alone, holds or "
-    "does not hold in print. A claim is the paper's text's, in our words, or of its numbers alone, or ours; of "
-    "several inequalities the worst one decides. An inequality of the same runs counts once, whichever tables "
-    "make it: for the paper's text if a sentence says it. So does a claim that repeats others."
+    "decides. Of other methods there are printed numbers alone: a claim about them holds or does not hold in print. "
+    "A claim comes from a sentence of the paper (in our words), from its numbers alone, or from us; of several "
+    "inequalities the worst one decides. An inequality that several tables make counts once, for the paper's "
+    "text if a sentence says it, and a repeated claim counts once, too."
 )
 
 

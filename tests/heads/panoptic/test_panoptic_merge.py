@@ -406,3 +406,12 @@ def test_instances_of_plain_mask_transformers_are_official(pmt, pmt_queries):
         np.testing.assert_array_equal(found.pred_classes[order], pmt[f"instance_labels{i}"])
         areas = found.pred_masks[order].sum((1, 2)).numpy()
         assert np.abs(areas - pmt[f"instance_areas{i}"]).max() <= 3
+
+
+@pytest.mark.parametrize(("device", "groups"), [("cpu", [2, 2, 1]), ("meta", [5])])
+def test_a_cpu_alone_resizes_segments_a_few_at_a_time(device, groups):
+    masks, kept = torch.zeros(7, 4, 4, device=device), torch.arange(5, device=device)
+    sizes = ((16, 16), (12, 16), (24, 32))
+    parts = list(panoptic_merge._of_output_size(masks, kept, sizes))
+    assert [part.stop - part.start for part, _, _ in parts] == groups
+    assert all(resized.shape[1:] == (24, 32) for _, resized, _ in parts)

@@ -64,6 +64,8 @@ def test_a_licence_is_the_same_in_seven_places(name, places):
     if name in IN_README:
         (own,) = re.findall(r"\| (\w+: .*) \|$", said["README.md"])
         assert f"{answer}: {short}".startswith(own.replace("\\", ""))
+        (number,) = re.findall(r"(?:mIoU|PQ|AP|boxes) (\d+\.\d)", said["README.md"])
+        assert number in zoo()[name].published
     assert f"| {answer}: {licence} |" in said["docs/tables/models.md"]
     page, read = source.split(", ")
     assert f"| {licence} | {answer} | [1]" in said["docs/licences.md"]

@@ -16,14 +16,6 @@ from lab.tables.store import Store
 from lab.tables.table import read_table
 from tests.lab.tables.worlds import FOLLOWED, TABLE, finish, write_table
 
-MEASURED = ("Boxes", "Stuff Masks", "Own Crops", "Whole Images")
-# Begin of a row of README -> row of docs/tables/objectives.md.
-KEPT = {
-    "| original |": "original, token",
-    "| CLIPSelf |": "token: crops, 3,000 steps on 2,000 scenes",
-    "| preserved,": "the same, then 300 steps + preservation",
-}
-
 
 def boxes(number):
     return {"mini_val_panoptic": {"64": {"boxes.thing.top1": number}}}
@@ -300,16 +292,6 @@ def test_the_readme_has_the_numbers_of_the_page():
         f"{numbers['not measured']} are not measured; of those about printed numbers of other methods "
         f"{numbers['holds in print']} hold and {numbers['does not hold in print']} does not"
     ) in readme
-
-
-def test_readme_has_the_numbers_of_the_objectives():
-    lines = (ROOT / "docs/tables/objectives.md").read_text().splitlines()
-    rows = [[cell.split(" ±")[0].strip() for cell in line.split("|")] for line in lines]
-    columns = [rows[4].index(f"{name} Top1: here") for name in MEASURED]
-    for title, begin in KEPT.items():
-        (row,) = (row for row in rows[:30] if len(row) > 2 and row[1] == begin)
-        (line,) = (x for x in (ROOT / "README.md").read_text().splitlines() if x.startswith(title))
-        assert re.findall(r"\d+\.\d", line) == [row[column] for column in columns]
 
 
 def test_a_claim_that_a_reader_recomputes_is_that_of_the_page(capsys, monkeypatch):

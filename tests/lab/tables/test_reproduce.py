@@ -3,6 +3,7 @@
 import pytest
 
 from clipself_seg.errors import InputError
+from lab import ROOT
 from lab.mini.writer import WorldSize, make_worlds
 from lab.tables import execution, reproduce, table
 from lab.tables.execution import plan
@@ -42,6 +43,14 @@ def test_a_table_of_two_rows_from_end_to_end(tables, capsys, monkeypatch):
     assert reproduction(tables).run([]) == 0
     assert "$ " not in capsys.readouterr().out
     assert (tables / "docs" / "tables" / "9.md").read_text() == page
+
+
+def test_the_pages_of_the_project_are_those_of_its_records(tmp_path):
+    assert reproduce_command(["--page", "--output", str(tmp_path)]) == 0
+    written = sorted((tmp_path / "page" / "tables").glob("*.md"))
+    assert len(written) > 25
+    for page in written:
+        assert page.read_text() == (ROOT / "docs" / "tables" / page.name).read_text(), page.name
 
 
 def test_without_docs_the_results_of_the_project_are_read_and_not_written(tables, monkeypatch):

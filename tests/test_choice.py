@@ -19,7 +19,7 @@ from clipself_seg.choice import (
     find_model,
     list_models,
 )
-from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip import CLIP, find_kind, load_clip, save_clip
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
@@ -121,6 +121,23 @@ def test_a_file_alone_is_of_the_clip_that_it_names_or_of_openais_by_its_sizes(tm
         find_model(tmp_path / "clipself.pt")
     with pytest.raises(InputError, match="--clip-name ViT-B-16"):
         find_clip(str(tmp_path / "clipself.pt"))
+
+
+def test_a_file_of_openai_is_of_the_model_with_its_number_of_positions(tmp_path: Path, monkeypatch):
+    small = find_architecture("ViT-Mini-L-8")
+    config = {"embed_dim": small.embed_dim, "text_cfg": small.text}
+    config["vision_cfg"] = small.vision | {"image_size": small.vision["image_size"] + 8}
+    monkeypatch.setitem(find_kind._configs(), "ViT-Mini-L-8-wider", config)
+    clip = CLIP(architecture=find_architecture("ViT-Mini-L-8-wider"), quick_gelu=True)
+    content = clip.file_tensors(clip.state_dict()) | {"input_resolution": torch.tensor(72)}
+    torch.save(content, tmp_path / "openai.pt")
+    assert find_model(tmp_path / "openai.pt").clip == "ViT-Mini-L-8-wider"
+    with pytest.raises(InputError, match='load it as "ViT-Mini-L-8-wider"'):
+        load_clip("ViT-Mini-8", tmp_path / "openai.pt")
+    content["visual.positional_embedding"] = torch.zeros(1 + 7 * 7, clip.visual.width)
+    torch.save(content, tmp_path / "openai.pt")
+    with pytest.raises(InputError, match="name its configuration"):
+        find_model(tmp_path / "openai.pt")
 
 
 def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):

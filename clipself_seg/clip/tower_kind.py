@@ -116,10 +116,14 @@ class Architecture:
 
     @property
     def signature(self) -> Signature:
-        """Signature of the image tower, which is built without values for it."""
+        """Signature of the image tower."""
+        return self.kind.signature(self.image_tensors())
+
+    def image_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the image tower under native names, which is built without values for them."""
         with without_values():
             tower = self.kind.build_image(self, self.quick_gelu)
-        return self.kind.signature({f"visual.{n}": t for n, t in tower.state_dict().items()})
+        return {f"visual.{name}": tensor for name, tensor in tower.state_dict().items()}
 
 
 def clip_text(architecture: Architecture, quick_gelu: bool) -> TextTower:

@@ -296,7 +296,7 @@ def _check_architecture(
         )
     if signature == architecture.kind.signature(wanted):
         return
-    fitting = _name_of(signature)
+    fitting = _name_of(tensors, signature)
     hint = f'; load it as "{fitting}"' if fitting else ""
     raise InputError(
         f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
@@ -304,29 +304,41 @@ def _check_architecture(
     )
 
 
-def _name_of(signature: tower_kind.Signature) -> str:
-    """The shortest name of a model with an image tower of a signature; "" if there is none."""
-    others = [find_architecture(name) for name in list_architectures()]
-    # The first two are quick to see; for the signature a tower is built.
-    alike = [own for own in others if own.embed_dim == signature.embed_dim]
-    same = [own for own in alike if own.kind.name == signature.kind]
-    return min((own.name for own in same if own.signature == signature), key=len, default="")
+def _name_of(tensors: Mapping[str, Tensor], signature: tower_kind.Signature) -> str:
+    """The shortest name of a model with the image tower and the positions of a file; "" if there is none.
+
+    Args:
+        tensors: of the file, under native names.
+        signature: of its image tower.
+    """
+    names = []
+    for own in map(find_architecture, list_architectures()):
+        if (own.kind.name, own.embed_dim) != (signature.kind, signature.embed_dim):
+            continue  # quick to see; for the rest a tower is built
+        wanted = own.image_tensors()
+        tables = [name for name in own.kind.positions if name in tensors]
+        alike = all(tensors[name].shape == wanted[name].shape for name in tables)
+        if alike and own.kind.signature(wanted) == signature:
+            names.append(own.name)
+    return min(names, key=len, default="")
 
 
 def clip_of_file(path: Path) -> str:
     """Name of the CLIP alone that a file has; "" if neither the file nor its tensors say it for sure.
 
-    Files of this project have the name. Those of OpenAI, also in transformers' layout, are of the model of their sizes.
-    Of others models of equal sizes may have other pixels or another activation.
+    Files of this project have the name. Those of OpenAI, also in transformers' layout, are of the model of their sizes
+    and their number of positions, which tells ViT-L-14-336 from ViT-L-14. Of others models of equal sizes may have
+    other pixels or another activation.
 
     Raises:
         InputError: as `read_checkpoint`.
     """
     checkpoint = read.read_checkpoint(path)
-    signature = signature_of(to_native(checkpoint.tensors))
+    tensors = to_native(checkpoint.tensors)
+    signature = signature_of(tensors)
     if signature is None:
         return ""
     if checkpoint.model in list_architectures():
         return checkpoint.model
     original = {read.OF_OPENAI, TRANSFORMERS_MARK} & checkpoint.tensors.keys()
-    return _name_of(signature) if original else ""
+    return _name_of(tensors, signature) if original else ""

@@ -140,14 +140,13 @@ def write_model(export: Export, path: Path) -> dict[str, Differences]:
     """
     require_packages()
     with atomic_files(path) as made:
-        stem = made / path.stem
         files = {}
         for ending, graph in {path.suffix: export.graph, **export.further}.items():
             name = path.stem + ending
-            files[name] = export_graph(graph, stem.with_name(name))
-        write_json(stem.with_suffix(".json"), export.metadata | {"files": files})
+            files[name] = export_graph(graph, made / name)
+        write_json(made / f"{path.stem}.json", export.metadata | {"files": files})
         for ending, content in export.beside.items():
-            stem.with_name(path.stem + ending).write_text(content, "utf-8")
+            (made / f"{path.stem}{ending}").write_text(content, "utf-8")
     # The model came last: where it is, everything is.
     return {name: entries["differences"] for name, entries in files.items()}
 

@@ -101,11 +101,10 @@ def export_towers(
     with atomic_folder(folder) as temporary:
         graphs = {DENSE_FILE: dense_graph(clip), TEXT_FILE: text_graph(clip)}
         files = {name: export_graph(graph, temporary / name) for name, graph in graphs.items()}
-        differences = {name: file["differences"] for name, file in files.items()}
         if (tokenizer := tokenizer_of(clip)) is not None:
             (temporary / TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
-        write_json(temporary / METADATA_FILE, _metadata(clip, differences))
-    return differences
+        write_json(temporary / METADATA_FILE, _metadata(clip, files))
+    return {name: file["differences"] for name, file in files.items()}
 
 
 def dense_graph(clip: CLIP) -> Graph:
@@ -146,8 +145,8 @@ def _image_batches(clip: CLIP) -> Iterator[Tensor]:
         yield torch.randn(size, generator=generator)
 
 
-def _metadata(clip: CLIP, differences: dict[str, Differences]) -> dict[str, Any]:
-    """Metadata that say how to use the two files without this project."""
+def _metadata(clip: CLIP, files: dict[str, Any]) -> dict[str, Any]:
+    """Metadata for the use of the files without this project; `files` is what `export_graph` says of each."""
     return {
         "clip": clip.name,
         "tower": type(clip.visual).__name__,
@@ -160,17 +159,6 @@ def _metadata(clip: CLIP, differences: dict[str, Differences]) -> dict[str, Any]
         "logit_bias": None if clip.logit_bias is None else clip.logit_bias.item(),
         "class_residual": clip.visual.class_residual,
         **clip.visual.dense_feature.entries(),
-        "files": {
-            DENSE_FILE: {
-                "images": "float32 (B, 3, H, W), RGB in [0, 1], less mean, by std; H and W multiples of patch_size",
-                "features": "float32 (B, embed_dim, H / patch_size, W / patch_size), of unit length per cell",
-            },
-            TEXT_FILE: {
-                "tokens": "int64 (K, context_length), of the tokenizer of this CLIP; tokenizer.json takes "
-                "html.unescape(html.unescape(ftfy.fix_text(text)))",
-                "embeddings": "float32 (K, embed_dim), of unit length",
-            },
-        },
-        "differences": differences,
+        "files": files,
         "provenance": provenance(weights_hash=clip.weights_hash()),
     }

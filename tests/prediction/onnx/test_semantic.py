@@ -100,6 +100,15 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
         clipself_seg.export(model, tmp_path / "out" / "model.onnx")
 
 
+def test_a_name_with_a_dot_is_that_of_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "export_graph", lambda _, path: {"differences": path.touch()})
+    (tmp_path / "v1.json").write_text("another file's")
+    graph.write_model(graph.Export(None, {}, beside={".py": ""}), tmp_path / "v1.2.onnx")
+    names = ["v1.2.json", "v1.2.onnx", "v1.2.py", "v1.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / "v1.json").read_text() == "another file's"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -1,8 +1,10 @@
 """A backbone of somebody else's, docs/examples/my_backbone.py, runs every task of the mini world by one key."""
 
+import argparse
 import copy
 import json
 import math
+import pickle
 import sys
 
 import numpy as np
@@ -213,6 +215,33 @@ def test_dense_features_alone_are_enough_without_training(small):
     copied = copy.deepcopy(clip)
     assert torch.equal(copied.encode_text(["a", "bb"]), clip.encode_text(["a", "bb"]))
     assert clip.encode_dense(torch.zeros(1, 3, 16, 24)).shape == (1, 4, 2, 3)
+
+
+def test_the_factor_of_cosines_is_its_own(small, monkeypatch):
+    assert build_clip(load_config(None, [KEY, "Small"])).similarity_scale.item() == pytest.approx(
+        100
+    )
+    monkeypatch.setattr(small, "scale", 250, raising=False)
+    assert build_clip(load_config(None, [KEY, "Small"])).similarity_scale.item() == pytest.approx(
+        250
+    )
+
+
+@pytest.mark.parametrize("kind", ["pkl", "torchscript", "settings"])
+def test_a_file_of_its_own_kind_reaches_an_entry_that_reads_the_key(
+    kind, small, tmp_path, monkeypatch
+):
+    file = tmp_path / ("own.pkl" if kind == "pkl" else "own.pt")
+    if kind == "pkl":
+        file.write_bytes(pickle.dumps({"model": {"a": np.zeros(2)}, "__author__": "Detectron2"}))
+    elif kind == "torchscript":
+        torch.jit.script(torch.nn.Linear(2, 2)).save(file)
+    else:
+        torch.save({"args": argparse.Namespace(depth=2), "state_dict": {}}, file)
+    with pytest.raises(InputError):
+        load_backbone("Small", file)
+    monkeypatch.setattr(small, "reads", ("MODEL.CLIP.WEIGHTS",), raising=False)
+    assert load_backbone("Small", file).start == str(file)
 
 
 LACKS = {

@@ -7,7 +7,6 @@ redirect from https to http.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import re
@@ -42,9 +41,9 @@ def is_offline() -> bool:
 
 
 def download(address: str, path: Path, *, size: int | None = None, sha256: str = "") -> None:
-    """Fetches a file, unless it is there; of several processes that want it, one fetches it.
+    """Fetches a file, unless it is there; of several processes that want it, one fetches it and the others wait.
 
-    Its sha256 stays beside it, see `digest_at_first`.
+    A file beside it stays as their lock. Its sha256 stays beside it, see `digest_at_first`.
 
     Args:
         address: http or https.
@@ -57,7 +56,10 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
         InputError: what came is a web page, or has another size or hash; it is not kept.
         OSError: it cannot be written.
     """
-    with one_at_a_time(path):
+    from huggingface_hub.utils import WeakFileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             return
         with atomic_path(path) as temporary:
@@ -66,16 +68,6 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
                     file.write(block)
             check_file(temporary, size, sha256, f"what {address} gave", then="nothing is kept")
             _digest_file(path).write_text(file_sha256(temporary))
-
-
-@contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Lets processes that fetch the same file or folder wait for each other; a file beside it stays as their lock."""
-    from huggingface_hub.utils import WeakFileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(path.with_name(f".{path.name}.lock")):
-        yield
 
 
 def check_file(

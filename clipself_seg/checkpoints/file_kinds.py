@@ -63,7 +63,7 @@ def require_readable(path: Path) -> None:
     if not start:
         raise InputError(f"{path} is empty: fetch it again")
     for beginning, what in IN_PLACE_OF_WEIGHTS.items():
-        if start.lstrip().startswith(beginning):
+        if not _of_safetensors(start) and start.lstrip().startswith(beginning):
             raise InputError(f"{path} is {what}")
     if is_safetensors(path):
         from safetensors import safe_open

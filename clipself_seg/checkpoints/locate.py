@@ -378,9 +378,18 @@ def present_file(entry: Entry) -> Path | None:
 
 
 def present_hub_file(name: HubName) -> Path | None:
-    """The file that `hub_file` would give, if it is on this machine; None if it would be fetched."""
-    files = (name.file,) if name.file else FILES
-    return next((path for file in files if (path := _present(name, file))), None)
+    """The file that `hub_file` would give, if it is on this machine; None if it would be fetched.
+
+    Of what other programs have fetched, a ``model.safetensors`` that nobody named is transformers' where its
+    config.json lies beside it; without that it may be timm's image tower alone.
+    """
+    if name.file:
+        return _present(name, name.file)
+    for path in filter(None, (_present(name, file) for file in FILES)):
+        own = path.name not in TRANSFORMERS_FILES or path.is_relative_to(weights_folder() / "hub")
+        if own or path.with_name("config.json").is_file():
+            return path
+    return None
 
 
 def check_entry(path: Path, entry: Entry) -> None:

@@ -20,10 +20,8 @@ from clipself_seg.checkpoints.zoo import SCHEME, Entry, entry_of, zoo
 from clipself_seg.errors import MissingPackage, require_installed
 
 ARCHITECTURES = Path(__file__).parent.parent / "clip" / "architectures"
-# Files of tokenizers, the first that a repository has, and the packages that read them.
+# Files of tokenizers, and the packages that read them.
 TOKENIZERS = {"tokenizer.json": "tokenizers", "tokenizer.model": "sentencepiece"}
-
-
 UNKNOWN = "not known here"  # of licences
 
 
@@ -63,11 +61,12 @@ def fetch_needed(values: Mapping[str, Any], texts: bool = True) -> None:
 
 def missing_parts(values: Mapping[str, Any], texts: bool = True) -> list[Part]:
     """Files that a configuration needs and that are not on this machine, see `fetch_needed`."""
-    return [
-        *_weights(values),
-        *_masks(_mask_model(values)),
-        *(_tokenizer(_tokenizer_of(values), values) if texts else ()),
-    ]
+    parts = [*_weights(values), *_masks(_mask_model(values))]
+    tokenizers = _tokenizers(values) if texts else {}
+    for name, licence in tokenizers.items():
+        if not locate.present_hub_file(name):
+            parts.append(_of_hub(name, f"tokenizer of {name.repository}", licence))
+    return parts
 
 
 def require_packages(values: Mapping[str, Any], texts: bool = True) -> None:
@@ -78,9 +77,10 @@ def require_packages(values: Mapping[str, Any], texts: bool = True) -> None:
     """
     if _mask_model(values):
         require_installed("transformers", "a model that finds masks", "masks")
-    if texts and (tokenizer := _tokenizer_of(values)):
-        package = TOKENIZERS[tokenizer.file]
-        require_installed(package, f"the tokenizer of {tokenizer.repository}", "tokenizers")
+    tokenizers = _tokenizers(values) if texts else {}
+    for name in tokenizers:
+        package = TOKENIZERS[name.file]
+        require_installed(package, f"the tokenizer of {name.repository}", "tokenizers")
 
 
 def say_parts(parts: Iterable[Part]) -> None:
@@ -116,14 +116,18 @@ def fetch_parts(parts: Iterable[Part], require: Callable[[], object] = lambda: N
 
 
 def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
-    """Weights that keys name by the zoo or the hub.
+    """Weights that keys name by the zoo or the hub, by a tag of the CLIP whose NAME stands beside them, too.
 
     Raises:
         InputError: a file that is here was cut off, or is not the one that was published.
     """
-    clip = values.get("MODEL.CLIP.NAME", "")
-    names = (str(value) for key, value in values.items() if key.endswith("WEIGHTS"))
-    for name in dict.fromkeys(name.removeprefix(SCHEME) for name in names):
+    named = []
+    for key, value in values.items():
+        if key.endswith("WEIGHTS"):
+            beside = values.get(f"{key.removesuffix('WEIGHTS')}NAME")
+            clip = beside or values.get("MODEL.CLIP.NAME", "")
+            named.append((str(value).removeprefix(SCHEME), clip))
+    for name, clip in dict.fromkeys(named):
         if entry := entry_of(name, clip):
             if locate.present_file(entry):
                 locate.fetch(entry)  # compares it with what was published
@@ -132,9 +136,14 @@ def _weights(values: Mapping[str, Any]) -> Iterator[Part]:
         elif name.startswith(locate.HUB) and not locate.present_hub_file(
             hub := locate.hub_name(name)
         ):
-            title = Entry(name=name, file=hub.file, addresses=(hub.page,), licence=UNKNOWN)
-            by_hand = f"{hub.file or locate.ANY_FILE} of {hub.page} into {hub.folder}"
-            yield Part(title, by_hand, functools.partial(locate.hub_file, hub))
+            yield _of_hub(hub, name, UNKNOWN)
+
+
+def _of_hub(name: locate.HubName, title: str, licence: str) -> Part:
+    """A file of the hub."""
+    entry = Entry(name=title, file=name.file, addresses=(name.page,), licence=licence)
+    by_hand = f"{name.file or locate.ANY_FILE} of {name.page} into {name.folder}"
+    return Part(entry, by_hand, functools.partial(locate.hub_file, name))
 
 
 def part_of(entry: Entry) -> Part:
@@ -168,31 +177,34 @@ def _masks(given: str) -> Iterator[Part]:
         yield Part(entry, by_hand, functools.partial(mask_models.mask_model_folder, given))
 
 
-def _tokenizer_of(values: Mapping[str, Any]) -> locate.HubName | None:
-    """The tokenizer's file of a configuration's CLIP; None of one with CLIP's byte pairs."""
-    clip = values.get("MODEL.CLIP.NAME", "")
+def open_clip_folder() -> Path:
+    """Folder of the installed open_clip, which is not imported."""
     spec = importlib.util.find_spec("open_clip")
-    configs = [ARCHITECTURES / f"{clip}.json"]
-    if spec and spec.origin:
-        configs.append(Path(spec.origin).parent / "model_configs" / f"{clip}.json")
-    for place, path in enumerate(configs):
-        if path.is_file():
-            text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"]
-            if repository := text.get("hf_tokenizer_name"):
-                names = [locate.HubName(repository, file=file) for file in TOKENIZERS]
-                here = (name for name in names if locate.present_folder(name, [name.file]))
-                # TIPSv2's, which open_clip does not know, are SentencePiece's.
-                return next(here, names[1 - place])
-    return None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
+    return Path(spec.origin).parent
 
 
-def _tokenizer(name: locate.HubName | None, values: Mapping[str, Any]) -> Iterator[Part]:
-    """The file of a tokenizer, which has the licence of its CLIP."""
-    if name is None or locate.present_folder(name, [name.file]):
-        return
-    clip = entry_of(str(values.get("MODEL.CLIP.WEIGHTS", "")), values["MODEL.CLIP.NAME"])
-    licence = clip.licence if clip else UNKNOWN
-    title = f"tokenizer of {name.repository}"
-    entry = Entry(name=title, file=name.file, addresses=(name.page,), licence=licence)
-    by_hand = f"{name.file} of {name.page} into {name.folder}"
-    yield Part(entry, by_hand, functools.partial(locate.hub_file, name))
+def tokenizer_files(repository: str) -> list[locate.HubName]:
+    """The files that may be a repository's tokenizer, those that are here first.
+
+    TIPSv2's repositories have SentencePiece's alone, others a tokenizer.json.
+    """
+    files = reversed(TOKENIZERS) if repository.startswith("google/tipsv2-") else TOKENIZERS
+    names = [locate.HubName(repository, file=file) for file in files]
+    return sorted(names, key=lambda name: locate.present_hub_file(name) is None)
+
+
+def _tokenizers(values: Mapping[str, Any]) -> dict[locate.HubName, str]:
+    """Files of the tokenizers of a configuration's CLIPs, with the CLIPs' licences; none of CLIP's byte pairs."""
+    folders = (ARCHITECTURES, open_clip_folder() / "model_configs")
+    licences: dict[locate.HubName, str] = {}
+    for section in ("MODEL.CLIP", "MODEL.CLIP_BRANCH"):
+        clip = values.get(f"{section}.NAME", "")
+        path = next(filter(Path.is_file, (folder / f"{clip}.json" for folder in folders)), None)
+        text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"] if path else {}
+        if repository := text.get("hf_tokenizer_name"):
+            entry = entry_of(str(values.get(f"{section}.WEIGHTS", "")), clip)
+            licence = entry.licence if entry else UNKNOWN
+            licences.setdefault(tokenizer_files(repository)[0], licence)
+    return licences

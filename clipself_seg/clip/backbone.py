@@ -156,7 +156,8 @@ READ_THROUGH: dict[str, tuple[str, Callable[..., object]]] = {
 def _warn_of_other_pixels(cfg: CfgNode, parts: Mapping[str, Any]) -> None:
     """Warns of pixels that CLIP was not trained with: Detectron2's defaults are BGR and ImageNet's mean."""
     kind = parts["architecture"].kind
-    for key, values in (("MEAN", parts["mean"] or kind.mean), ("STD", parts["std"] or kind.std)):
+    mean, std = parts.get("mean") or kind.mean, parts.get("std") or kind.std
+    for key, values in (("MEAN", mean), ("STD", std)):
         given, wanted = cfg.MODEL[f"PIXEL_{key}"], tuple(round(255 * value, 3) for value in values)
         if any(abs(a - b) > 0.5 for a, b in zip(given, wanted)):
             logger.warning(
@@ -209,28 +210,19 @@ def build_clip(
     return clip
 
 
-def load_backbone(
-    name: str,
-    weights: str | os.PathLike[str] = "",
-    *,
-    out_features: Sequence[str] = (DENSE,),
-    trainable_blocks: int | None = None,
-) -> VisionLanguageBackbone:
+def load_backbone(name: str, weights: str | os.PathLike[str] = "") -> VisionLanguageBackbone:
     """Loads a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
 
     Args:
         name: as for `load_clip`, or the name of an entry.
         weights: as for `load_clip`; of an entry what it reads as ``MODEL.CLIP.WEIGHTS``, or a file that was distilled
             from it.
-        out_features, trainable_blocks: of a CLIP under a head of Detectron2, see `CLIPBackbone`.
 
     Raises:
         InputError: as `load_clip` and `build_clip`.
     """
     if name not in dict(BACKBONE_REGISTRY):
-        parts = find_clip(name, weights)
-        own = CLIPBackbone(out_features=out_features, trainable_blocks=trainable_blocks, **parts)
-        return cast(CLIPBackbone, own.eval())
+        return cast(CLIPBackbone, CLIPBackbone(**find_clip(name, weights)).eval())
     cfg = default_config()
     return build_clip(cfg, BACKBONE=name, WEIGHTS=os.fspath(weights))
 
@@ -273,8 +265,17 @@ def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:
 
 
 def _distilled(name: str, weights: str) -> Checkpoint | None:
-    """The checkpoint of a file that `save_clip` wrote of an entry; None for any other weights."""
+    """The checkpoint of a file that `save_clip` wrote of an entry; None for any other weights.
+
+    Raises:
+        InputError: as `read_checkpoint`, of an entry that reads no files of its own.
+    """
     if not weights.endswith(SUFFIXES):
         return None
-    checkpoint = read_checkpoint(weights)
+    try:
+        checkpoint = read_checkpoint(weights)
+    except InputError:
+        if backbone_reads(name, KEY):
+            return None  # of a kind that the entry reads
+        raise
     return checkpoint if checkpoint.model == name else None

@@ -12,20 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipself_seg.checkpoints.locate import HUB, SUFFIXES
+from clipself_seg.checkpoints.needs import ARCHITECTURES, open_clip_folder
 from clipself_seg.clip.convnext import CONVNEXT
 from clipself_seg.clip.eva import EVA
 from clipself_seg.clip.openai import OPENAI_VIT, RESNET
 from clipself_seg.clip.pe_core import PE_CORE, PE_CORE_G
 from clipself_seg.clip.siglip import SIGLIP
 from clipself_seg.clip.tips import TIPS
-from clipself_seg.clip.tokenizers import open_clip_folder
 from clipself_seg.clip.tower_kind import Architecture, Config, Signature, Tensors, TowerKind
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT
 
 # A file is of the first kind whose tensors it has: those that have all of another's, and more, stand before it.
 KINDS: dict[str, TowerKind] = {}
-OWN_CONFIGS = Path(__file__).parent / "architectures"
 SECTIONS = {"embed_dim", "vision_cfg", "text_cfg"}  # a JSON without one of them is no model's
 
 
@@ -46,7 +45,7 @@ def _read_configs(folder: Path) -> dict[str, Config]:
 
 @functools.cache
 def _configs() -> dict[str, Config]:
-    return model_configs() | _read_configs(OWN_CONFIGS)
+    return model_configs() | _read_configs(ARCHITECTURES)
 
 
 def list_architectures() -> list[str]:
@@ -93,7 +92,7 @@ def register_kind(kind: TowerKind, configs: Mapping[str, Config] | None = None) 
 
     Args:
         kind: the kind; files are looked at for its tensors before those of the others.
-        configs: name of a model -> its config in open_clip's form; None where open_clip or `OWN_CONFIGS` has them.
+        configs: name of a model -> its config in open_clip's form; None where open_clip or `ARCHITECTURES` has them.
 
     Raises:
         InputError: a name that exists, or a kind that would take models or files of another one.

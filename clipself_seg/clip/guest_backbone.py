@@ -41,7 +41,7 @@ class Guest(Protocol):
         ``final_norm``: norm of tokens (..., C) behind its last block. Where it is missing, ``block{i}`` are taps of a
             plain mask decoder as they are.
         ``heads``: number of heads of its attention; one of 64 channels each where it is missing.
-        ``scale``: factor by which cosines are multiplied before the softmax; 100 where it is missing.
+        ``scale``: factor by which cosines are multiplied before the softmax, of any size; 100 where it is missing.
         ``text``: module whose weights decide the embeddings of texts; the whole backbone where it is missing.
         ``reads``: keys of `CLIPBackbone` that the backbone reads too, an attribute of the class. Those that it does
             not list are an error where somebody sets them, and the name and the weights of the CLIP are empty.
@@ -70,6 +70,7 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
     """A backbone of another module, in evaluation mode all the time; it is its own image tower."""
 
     readouts = Readouts(masked_attention=False, compiled=(False,))
+    largest_scale = math.inf  # its own factor is what it was trained to
     # An image tower has them as attributes.
     image_size = 0
     patch_size = 0
@@ -114,7 +115,6 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         self.std = tuple(float(value) for value in backbone.std)
         scale = float(getattr(backbone, "scale", LARGEST_SCALE))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.out_features = list(self.shapes)
         self.backbone = backbone
         self.eval()
 

@@ -228,7 +228,7 @@ def find_clip(
     options: TowerOptions | None = None,
     override: bool = False,
 ) -> dict[str, Any]:
-    """The arguments of `CLIP` with a name and weights, see `load_clip`.
+    """The arguments of `CLIP` with a name and weights, see `load_clip`; of random weights without pixels.
 
     Args:
         name: as for `load_clip`.
@@ -240,10 +240,9 @@ def find_clip(
     if weights == "":
         name, weights = _named(name)
     architecture = find_architecture(name)
-    parts: dict[str, Any] = {"mean": None, "std": None, "checkpoint": None}
     if weights is None:
         own = {"architecture": architecture, "quick_gelu": architecture.quick_gelu}
-        return {**parts, **own, "options": options or TowerOptions()}
+        return {**own, "options": options or TowerOptions()}
     if not (given := os.fspath(weights)):
         raise InputError(
             f"{name} names no weights: give a file or a tag with it, None for random ones, or a name of weights, "

@@ -180,7 +180,7 @@ END = 1  # id of the token that ends a text
 GEMMA = 256_000
 
 
-def siglips_own(pieces: tokenizers.FileTokenizer) -> tokenizers.FileTokenizer:
+def siglips_own(pieces: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """SigLIP's tokens: the text is mended, lower-cased and loses its punctuation as in open_clip, and has an end token.
 
     Files differ in whether they add that token, and Gemma's own adds one before the text, which SigLIP 2 has not.
@@ -195,7 +195,7 @@ def siglips_own(pieces: tokenizers.FileTokenizer) -> tokenizers.FileTokenizer:
         ids = pieces.encode(clean(text))
         return ids if ids[-1:] == [END] else [*ids, END]
 
-    return tokenizers.FileTokenizer(encode, pieces.padding, END)
+    return tokenizers.Tokenizer(encode, pieces.padding, END)
 
 
 def siglip_tokenizer(architecture: tower_kind.Architecture) -> tokenizers.Tokenizer:

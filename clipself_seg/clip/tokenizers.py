@@ -18,39 +18,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from clipself_seg.checkpoints.locate import HubName, hub_file
+from clipself_seg.checkpoints.locate import hub_file
+from clipself_seg.checkpoints.needs import open_clip_folder, tokenizer_files
 from clipself_seg.errors import InputError, in_short, of_extra
 from clipself_seg.files import require_regular_file
 
-OPEN_CLIP = "open_clip"
-JSON = "tokenizer.json"
-MODEL = "tokenizer.model"
 WORDS = 1 << 16  # that are kept with their ids
 LARGEST = 1 << 26  # bytes of a file: a vocabulary of 256,000 has 34 million
 Encode = Callable[[str], list[int]]
 T = TypeVar("T")
 
 
-class Tokenizer(Protocol):
-    """The interface of tokenizers."""
-
-    def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
-        """Token ids (K, context_length) int64 of K texts; longer texts are cut."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Number of tokens of a text, with those that mark its start and end, however long it is."""
-        ...
-
-
 @dataclass(eq=False)
-class FileTokenizer(Tokenizer):
-    """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end.
+class Tokenizer:
+    """Token ids of texts, filled up with padding behind their end.
 
     Attributes:
         encode: token ids of a text, with those that the model wants around them.
@@ -63,6 +49,7 @@ class FileTokenizer(Tokenizer):
     end: int | None = None
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
+        """Token ids (K, context_length) int64 of K texts; longer texts are cut."""
         ids_KT = torch.full((len(texts), context_length), self.padding)
         for row_T, text in zip(ids_KT, texts):
             ids = self.encode(text)[:context_length]
@@ -72,10 +59,11 @@ class FileTokenizer(Tokenizer):
         return ids_KT
 
     def count(self, text: str) -> int:
+        """Number of tokens of a text, with those that mark its start and end, however long it is."""
         return len(self.encode(text))
 
 
-class ClipTokenizer(FileTokenizer):
+class ClipTokenizer(Tokenizer):
     """CLIP's byte pairs, with a start and an end token: open_clip's `SimpleTokenizer`."""
 
     def __init__(self) -> None:
@@ -110,7 +98,7 @@ def clip_tokenizer() -> Tokenizer:
 @functools.cache
 def open_clip_tokenizer() -> ModuleType:
     """open_clip's module of that name, alone where open_clip has not been imported."""
-    name = f"{OPEN_CLIP}.tokenizer"
+    name = "open_clip.tokenizer"
     path = open_clip_folder() / "tokenizer.py"
     spec = importlib.util.spec_from_file_location("_tokenizer_alone", path)
     if name in sys.modules or spec is None or spec.loader is None:
@@ -123,18 +111,10 @@ def open_clip_tokenizer() -> ModuleType:
     return module
 
 
-def open_clip_folder() -> Path:
-    """Folder of the installed open_clip."""
-    spec = importlib.util.find_spec(OPEN_CLIP)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"No module named {OPEN_CLIP!r}", name=OPEN_CLIP)
-    return Path(spec.origin).parent
-
-
 def repository_tokenizer(
     repository: str, *, vocabulary: int, padding: int = 0, added: bool = True
-) -> FileTokenizer:
-    """The tokenizer of a repository of the hub, by the first of its files that is there or can be fetched.
+) -> Tokenizer:
+    """The tokenizer of a repository of the hub, by a file that is on this machine, or the first that can be fetched.
 
     Args:
         repository: "org/name".
@@ -144,9 +124,9 @@ def repository_tokenizer(
         InputError: no file of it is on this machine or can be fetched, with where to put it; or as `read_tokenizer`.
     """
     reasons: list[InputError] = []
-    for file in (JSON, MODEL):
+    for name in tokenizer_files(repository):
         try:
-            path = hub_file(HubName(repository, file=file))
+            path = hub_file(name)
         except InputError as error:
             reasons.append(error)
             continue
@@ -156,7 +136,7 @@ def repository_tokenizer(
 
 def read_tokenizer(
     path: str | os.PathLike[str], *, vocabulary: int, padding: int = 0, added: bool = True
-) -> FileTokenizer:
+) -> Tokenizer:
     """The tokenizer of a file, which is read again only when it has changed.
 
     Args:
@@ -175,14 +155,14 @@ def read_tokenizer(
     status = path.stat()
     if status.st_size > LARGEST:
         raise InputError(
-            f"{path} has {status.st_size} bytes, more than any tokenizer: give the {JSON} or {MODEL} of the model"
+            f"{path} has {status.st_size} bytes, more than any tokenizer: give the tokenizer of the model"
         )
     encode, size = _read(path, added, status.st_mtime_ns)
     if size > vocabulary:
         raise InputError(
             f"{path} has {size} tokens, the text tower knows {vocabulary}: give the tokenizer of this model"
         )
-    return FileTokenizer(encode, padding)
+    return Tokenizer(encode, padding)
 
 
 @functools.lru_cache(maxsize=8)

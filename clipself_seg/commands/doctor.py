@@ -57,7 +57,10 @@ EXTRAS = {
     "masks": ("transformers",),
     "ray": ("ray", "pyarrow"),
     "supervision": ("supervision",),
+    "timm": ("timm",),
     "tokenizers": ("tokenizers", "sentencepiece"),
+    "video": ("trackers",),
+    "webdataset": ("webdataset",),
 }
 
 

@@ -50,7 +50,9 @@ def main(names: Sequence[str], every: bool) -> int:
         raise InputError(f"{known}: name or fetch weights that have some: {', '.join(of)}")
     used = {row.image: images[row.image] for name in names for row in of[name] if row.image}
     configurations = {name: of[name][0].values(name) for name in names}
-    lost: dict[str, str] = {}  # name of an image or of weights -> why it cannot be had
+    lost: dict[str, str] = (
+        {}
+    )  # name of an image or of weights, or title of a row -> why it cannot be had
     noting = functools.partial(_noting, lost if every else None)
     parts = [needs.part_of(image) for image in used.values() if not locate.own_file(image)]
     for name, values in configurations.items():
@@ -73,13 +75,19 @@ def main(names: Sequence[str], every: bool) -> int:
         for row in of[name]:
             image_file = Path(used[row.image].file).name if row.image else ""
             inputs = ", ".join(filter(None, [image_file, *row.texts]))
-            sys.stdout.write(f"{name}: {row.quantity} of {inputs}; {row.source}\n")
-            if why := lost.get(name) or lost.get(row.image):
+            title = f"{name}: {row.quantity} of {inputs}; {row.source}"
+            sys.stdout.write(f"{title}\n")
+            why = lost.get(name) or lost.get(row.image)
+            if not why:
+                with noting(
+                    title
+                ):  # a tokenizer or a package may be missing, which other rows do not need
+                    quantity = outputs(row, model, paths.get(row.image, Path()))
+                    verdicts.append(_say(row, compare(row, quantity)))
+                why = lost.get(title)
+            if why:
                 sys.stdout.write(f"not checked: {why}\n\n")
                 verdicts.append(LEFT_OUT)
-            else:
-                quantity = outputs(row, model, paths.get(row.image, Path()))
-                verdicts.append(_say(row, compare(row, quantity)))
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
     sys.stdout.write(f"{', '.join(counts)}\n")
     return 1 if DIFFERS in verdicts else 2 if LEFT_OUT in verdicts else 0
@@ -87,7 +95,7 @@ def main(names: Sequence[str], every: bool) -> int:
 
 @contextlib.contextmanager
 def _noting(lost: dict[str, str] | None, name: str) -> Iterator[None]:
-    """Notes why an image or weights cannot be had; raises it where nothing goes on without them."""
+    """Notes why an image, weights or a row cannot be had; raises it where nothing goes on without them."""
     try:
         yield
     except InputError as error:

@@ -3,15 +3,17 @@
     clipself-seg weights                      # all names by task
     clipself-seg weights --task semantic --may-ship yes
     clipself-seg weights get catseg-base      # fetch before it is needed
-    clipself-seg weights check my_folder      # which files are the published ones
+    clipself-seg weights check                # which of all that get fetched are the published ones
+    clipself-seg weights check my_folder      # which of its files are
     clipself-seg weights verify openai-vitb16 # published outputs of the weights, computed anew
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
 needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states:
 yes and no, a product may contain them or not; ask, the licence leaves it open. verify fetches the weights and the
 images that it needs, and prints each number beside the published one; with --all it goes on without what cannot be had.
-Exit status: 0, 1 if a file of check is not the published one or a number of verify differs, 2 if a name is unknown, a
-file cannot be fetched, or verify --all could not compute all numbers and none of the others differs.
+Exit status: 0, 1 if a file of check is not the published one, the folders that it is given have none, or a number of
+verify differs, 2 if a name is unknown, a file cannot be fetched, or verify --all could not compute all numbers and none
+of the others differs.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ NOTES = (
 
 def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
-    names = "names to get or verify, or folders to check (those that get fills)"
+    names = "names to get or verify, or folders to check, whose files have the published names"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
     value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
@@ -167,4 +169,5 @@ def _check(folders: list[str]) -> int:
     if none:
         where = ", ".join(folders) or weights_folder()
         sys.stdout.write(f"no published file in {where}: clipself-seg weights get brings one\n")
+        bad = int(bool(folders))
     return bad

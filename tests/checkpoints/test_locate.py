@@ -23,6 +23,7 @@ from clipself_seg.checkpoints.locate import (
     is_remote,
     locate,
     present_file,
+    present_hub_file,
     published_as,
     published_file,
     weights_folder,
@@ -446,6 +447,22 @@ def test_what_others_have_cached_is_taken(hub, stand_ins):
     assert str(hub_folder(HubName(repository), [file], [MODEL])) == os.path.dirname(cached)
     assert str(locate("ViT-B-16:laion2b_s34b_b88k")) == cached
     assert str(published_file(f"{repository}/")) == cached
+
+
+def test_of_others_transformers_file_is_taken_with_its_config_alone(hub):
+    """timm fetches ``model.safetensors``, its image tower, without that."""
+    hub.push({MODEL: b"of timm", "config.json": b"{}", "open_clip_model.safetensors": DATA})
+
+    def fetch(file):
+        return huggingface_hub.hf_hub_download("org/name", file, endpoint=hub.address, token=False)
+
+    cached = fetch(MODEL)
+    assert present_hub_file(NAME) is None
+    assert str(present_hub_file(NAME._replace(file=MODEL))) == cached  # which somebody named
+    config = fetch("config.json")
+    assert str(present_hub_file(NAME)) == cached
+    os.remove(config)
+    assert hub_file(NAME).read_bytes() == DATA
 
 
 def test_a_folder_has_the_wanted_files_of_one_commit(hub, monkeypatch):

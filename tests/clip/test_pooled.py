@@ -13,7 +13,7 @@ from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import read_timm
 from clipself_seg.clip.siglip import siglips_own
 from clipself_seg.clip.text import require_text_tower
-from clipself_seg.clip.tokenizers import FileTokenizer
+from clipself_seg.clip.tokenizers import Tokenizer
 from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.onnx import towers
@@ -113,17 +113,17 @@ def test_the_image_towers_gelu_is_that_of_timms_name():
 
 
 def test_siglips_texts_are_lower_case_without_punctuation_and_end_with_the_end_token():
-    letters = siglips_own(FileTokenizer(lambda text: [*map(ord, text)]))
+    letters = siglips_own(Tokenizer(lambda text: [*map(ord, text)]))
     for text, cleaned in (
         ("A_Photo of  a dog's &amp; cat's toy!", "a photo of a dogs cats toy"),
         ("ﬁre ＴＲＵＣＫ’s crÃ¨me cafe\u0301", "fire trucks crème café"),
     ):
         assert letters.encode(text) == [*map(ord, cleaned), 1]
-    pieces = FileTokenizer(lambda text: [2 + len(word) for word in text.split()] + [1])
+    pieces = Tokenizer(lambda text: [2 + len(word) for word in text.split()] + [1])
     tokens = siglips_own(pieces)
     assert tokens(["One, two", "a b c d e f"], 4).tolist() == [[5, 5, 1, 0], [3, 3, 3, 1]]
     assert tokens.count("a b c d e f") == 7
-    unended = siglips_own(FileTokenizer(lambda text: [2 + len(word) for word in text.split()]))
+    unended = siglips_own(Tokenizer(lambda text: [2 + len(word) for word in text.split()]))
     for length in (4, 7, 9):
         texts = ["One, two", "", "a b c d e f"]
         assert torch.equal(unended(texts, length), tokens(texts, length))

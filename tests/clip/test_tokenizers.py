@@ -144,15 +144,26 @@ def test_a_model_of_sentencepiece_is_read_lower_cased(tmp_path):
     assert 0 not in tokenizer.encode("a photo of a cat")
 
 
+@pytest.mark.parametrize(
+    "repository, missing, here",
+    [
+        ("somebody/model", "tokenizer.json", "tokenizer.json"),
+        ("somebody/model", "tokenizer.json", "tokenizer.model"),
+        ("google/tipsv2-b14", "tokenizer.model", "tokenizer.model"),
+    ],
+)
 def test_a_repository_is_read_from_the_folder_of_weights_and_said_to_be_missing(
-    tmp_path, monkeypatch
+    repository, missing, here, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match="fetch tokenizer.json from .* into"):
-        repository_tokenizer("somebody/model", vocabulary=40)
-    folder = tmp_path / "hub" / "somebody--model" / "main"
+    monkeypatch.setattr(tokenizers, "read_tokenizer", lambda path, **_: path)
+    with pytest.raises(InputError, match=f"fetch {missing} from .* into"):
+        repository_tokenizer(repository, vocabulary=40)
+    folder = tmp_path / "hub" / repository.replace("/", "--") / "main"
     folder.mkdir(parents=True)
-    write_tokenizer(folder / "tokenizer.json")
-    assert repository_tokenizer("somebody/model", vocabulary=40).count("cat") > 0
+    (folder / here).touch()
+    capsys.readouterr()
+    assert repository_tokenizer(repository, vocabulary=40) == folder / here
+    assert not capsys.readouterr().err  # nothing is asked for that is not here

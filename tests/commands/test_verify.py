@@ -17,6 +17,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, find_kind, load_clip
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.commands.weights import main
+from clipself_seg.errors import MissingPackage
 from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.prediction.published_outputs import compare, outputs
 from tests.clip.test_pooled import _transformers_model as siglip
@@ -262,6 +263,27 @@ def test_all_goes_on_without_what_cannot_be_had(table, tmp_path, image, capsys):
     assert main(words) == 2
     said = capsys.readouterr().out
     assert said.count("not checked: ") == 2 and "model.safetensors is truncated" in said
+
+
+def test_all_goes_on_without_a_package_that_one_row_needs(
+    table, tmp_path, image, capsys, monkeypatch
+):
+    def without(row, model, path):
+        if row.source == "needs more":
+            raise MissingPackage("sentencepiece is not installed")
+        return outputs(row, model, path)
+
+    table(address="http://127.0.0.1:9/p.png")
+    put_by_hand(image, tmp_path)
+    content = yaml.safe_load(published_outputs.TABLE.read_text())
+    content["rows"].insert(0, content["rows"][0] | {"source": "needs more"})
+    published_outputs.TABLE.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("clipself_seg.prediction.published_outputs.outputs", without)
+    assert main(["verify", "--all"]) == 2
+    said = capsys.readouterr().out
+    assert "needs more\nnot checked: sentencepiece is not installed\n" in said
+    assert said.endswith(" ok\n\n1 not checked, 1 agree\n")
+    assert main(["verify", NAME]) == 2 and "not installed" in capsys.readouterr().err
 
 
 OFFLINE = """

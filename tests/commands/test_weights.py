@@ -10,6 +10,7 @@ import pytest
 from clipself_seg import list_models
 from clipself_seg.checkpoints import zoo as zoo_module
 from clipself_seg.checkpoints.mask_models import NEEDED
+from clipself_seg.checkpoints.needs import missing_parts
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED, SHIPPED_TAGS, zoo
 from clipself_seg.clip import load_clip
 from clipself_seg.commands.weights import main
@@ -120,7 +121,7 @@ def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, c
 
 def test_check_says_so_where_no_file_has_a_known_name(tmp_path, capsys):
     (tmp_path / "photo.jpg").touch()
-    assert main(["check", str(tmp_path)]) == 0
+    assert main(["check", str(tmp_path)]) == 1
     said = f"no published file in {tmp_path}"
     assert said in capsys.readouterr().out
 
@@ -140,3 +141,26 @@ def test_get_says_in_a_line_what_models_need_beside_their_files_and_where_each_g
         assert line.count(f" {name} (size ") == 1
     for file in (*(zoo()[name].file for name in names), "hub/google--tipsv2-b14/main"):
         assert error.count(str(tmp_path / file)) == 1
+
+
+@pytest.mark.parametrize(
+    "name, weights, wanted",
+    [
+        ("RN50-quickgelu", "openai", ["openai-rn50"]),
+        (
+            "ViT-B-16-SigLIP",
+            "webli",
+            ["ViT-B-16-SigLIP:webli", "tokenizer of timm/ViT-B-16-SigLIP"],
+        ),
+        ("TIPSv2-B-14", "tipsv2-b14", ["tipsv2-b14", "tokenizer of google/tipsv2-b14"]),
+        ("", "openai", ["openai-vitb16"]),  # that of MODEL.CLIP
+    ],
+)
+def test_a_clip_that_names_masks_needs_the_weights_of_its_own_name_and_its_tokenizer(
+    name, weights, wanted, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    values = {"MODEL.CLIP.NAME": "ViT-B-16", "MODEL.CLIP.WEIGHTS": "/x/student.pt"}
+    branch = {"MODEL.CLIP_BRANCH.NAME": name, "MODEL.CLIP_BRANCH.WEIGHTS": weights}
+    assert [part.entry.name for part in missing_parts(values | branch)] == wanted

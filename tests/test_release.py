@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 import clipself_seg
 from clipself_seg.__main__ import usage
+from clipself_seg.commands.doctor import EXTRAS
 from setup_steps import PYTHONS
 from tests.conftest import ROOT
 from tests.test_docs import program_of
@@ -73,6 +74,7 @@ def test_all_is_every_extra_of_a_user():
     assert named and set(named[1].split(",")) == extras.keys() - set(
         "all dev docs notebooks heic video".split()
     )
+    assert EXTRAS.keys() == extras.keys() - {"all", "dev", "docs", "notebooks"}  # of doctor
 
 
 def test_every_python_of_the_metadata_is_tested():

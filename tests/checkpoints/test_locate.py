@@ -68,11 +68,6 @@ def test_paths_and_shipped_models_are_what_they_are(folder):
     assert locate("mini-fvit") == SHIPPED_MODELS["mini-fvit"]
 
 
-def test_a_file_in_the_folder_is_taken_without_a_network(folder, stand_ins):
-    (folder / "model_base.pth").write_bytes(DATA)
-    assert locate("catseg-base") == folder / "model_base.pth"
-
-
 def test_a_file_of_the_name_in_the_current_folder_comes_first(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "catseg-base").write_bytes(DATA)

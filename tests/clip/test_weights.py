@@ -96,11 +96,6 @@ def test_weights_that_do_not_tell_their_activation_are_loaded_with_a_warning(
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 
-def test_openai_state_dict_gets_quickgelu_whatever_the_name_says(official, tmp_path):
-    torch.save(official | {"input_resolution": torch.tensor(64)}, tmp_path / "openai.pt")
-    assert load_clip(MINI, tmp_path / "openai.pt").quick_gelu
-
-
 def test_names_of_openais_weights_get_quickgelu_from_a_file_that_does_not_say_it(
     official, tmp_path, monkeypatch
 ):
@@ -109,14 +104,6 @@ def test_names_of_openais_weights_get_quickgelu_from_a_file_that_does_not_say_it
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     save_as("safetensors", official, tmp_path / "ViT-B-16-openai.safetensors")
     assert load_clip("openai-vitb16").quick_gelu and load_clip("ViT-B-16", "openai").quick_gelu
-
-
-def test_position_table_of_another_grid_is_resized_and_reported(official, tmp_path):
-    official["visual.positional_embedding"] = torch.randn(
-        1 + 16, len(official["visual.class_embedding"])
-    )
-    torch.save(official, tmp_path / "small.pt")
-    assert "positions resized" in str(load_clip(MINI, tmp_path / "small.pt").report)
 
 
 POSITIONS = "visual.positional_embedding"

@@ -143,24 +143,17 @@ def test_get_says_in_a_line_what_models_need_beside_their_files_and_where_each_g
         assert error.count(str(tmp_path / file)) == 1
 
 
-@pytest.mark.parametrize(
-    "name, weights, wanted",
-    [
-        ("RN50-quickgelu", "openai", ["openai-rn50"]),
-        (
-            "ViT-B-16-SigLIP",
-            "webli",
-            ["ViT-B-16-SigLIP:webli", "tokenizer of timm/ViT-B-16-SigLIP"],
-        ),
-        ("TIPSv2-B-14", "tipsv2-b14", ["tipsv2-b14", "tokenizer of google/tipsv2-b14"]),
-        ("", "openai", ["openai-vitb16"]),  # that of MODEL.CLIP
-    ],
-)
 def test_a_clip_that_names_masks_needs_the_weights_of_its_own_name_and_its_tokenizer(
-    name, weights, wanted, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     values = {"MODEL.CLIP.NAME": "ViT-B-16", "MODEL.CLIP.WEIGHTS": "/x/student.pt"}
-    branch = {"MODEL.CLIP_BRANCH.NAME": name, "MODEL.CLIP_BRANCH.WEIGHTS": weights}
-    assert [part.entry.name for part in missing_parts(values | branch)] == wanted
+    for name, weights, *wanted in (
+        ("RN50-quickgelu", "openai", "openai-rn50"),
+        ("ViT-B-16-SigLIP", "webli", "ViT-B-16-SigLIP:webli", "tokenizer of timm/ViT-B-16-SigLIP"),
+        ("TIPSv2-B-14", "tipsv2-b14", "tipsv2-b14", "tokenizer of google/tipsv2-b14"),
+        ("", "openai", "openai-vitb16"),  # of MODEL.CLIP.NAME
+    ):
+        values |= {"MODEL.CLIP_BRANCH.NAME": name, "MODEL.CLIP_BRANCH.WEIGHTS": weights}
+        assert [part.entry.name for part in missing_parts(values)] == wanted

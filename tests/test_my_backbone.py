@@ -227,21 +227,17 @@ def test_the_factor_of_cosines_is_its_own(small, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("kind", ["pkl", "torchscript", "settings"])
-def test_a_file_of_its_own_kind_reaches_an_entry_that_reads_the_key(
-    kind, small, tmp_path, monkeypatch
-):
-    file = tmp_path / ("own.pkl" if kind == "pkl" else "own.pt")
-    if kind == "pkl":
-        file.write_bytes(pickle.dumps({"model": {"a": np.zeros(2)}, "__author__": "Detectron2"}))
-    elif kind == "torchscript":
-        torch.jit.script(torch.nn.Linear(2, 2)).save(file)
-    else:
-        torch.save({"args": argparse.Namespace(depth=2), "state_dict": {}}, file)
-    with pytest.raises(InputError):
-        load_backbone("Small", file)
+def test_a_file_of_its_own_kind_reaches_an_entry_that_reads_the_key(small, tmp_path, monkeypatch):
+    files = [tmp_path / name for name in ("detectron2.pkl", "program.pt", "settings.pth")]
+    files[0].write_bytes(pickle.dumps({"model": {"a": np.zeros(2)}, "__author__": "Detectron2"}))
+    torch.jit.script(torch.nn.Linear(2, 2)).save(files[1])
+    torch.save({"args": argparse.Namespace(depth=2)}, files[2])
+    for file in files:
+        with pytest.raises(InputError):
+            load_backbone("Small", file)
     monkeypatch.setattr(small, "reads", ("MODEL.CLIP.WEIGHTS",), raising=False)
-    assert load_backbone("Small", file).start == str(file)
+    for file in files:
+        assert load_backbone("Small", file).start == str(file)
 
 
 LACKS = {

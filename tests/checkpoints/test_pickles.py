@@ -102,11 +102,6 @@ def test_an_archive_is_mapped_and_not_copied(tmp_path):
     assert str(tmp_path / "x.pt") in Path("/proc/self/maps").read_text() and len(tensors) == 1
 
 
-def test_an_archive_under_a_name_of_safetensors_is_read(tmp_path):
-    save({"visual.proj": torch.ones(2)}, tmp_path / "x.safetensors")
-    assert read_checkpoint(tmp_path / "x.safetensors").tensors["visual.proj"].tolist() == [1, 1]
-
-
 @pytest.mark.parametrize("of_numpy", ["", "numpy._core.multiarray", "numpy.core.multiarray"])
 def test_numbers_and_arrays_of_numpy_beside_weights_pass(tmp_path, of_numpy):
     """As training loops keep best scores: in an archive, and in old files of either version of NumPy."""
@@ -236,15 +231,22 @@ def test_a_tensor_that_repeats_its_storage_is_refused(tmp_path, archive):
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_arrays_come_back(tmp_path, protocol):
-    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    model = OrderedDict(weight=weight, count=np.int64(3), steps=np.array(7))
+def test_arrays_of_any_layout_come_back(tmp_path, protocol):
+    model = OrderedDict(
+        weight=np.arange(6, dtype=np.float32).reshape(2, 3),
+        columns=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        half=np.ones((2, 0, 3), np.float16),
+        flag=np.array([True, False]),
+        complex=np.array(1j, np.complex64),
+        number=np.uint8(200),
+        count=np.int64(3),
+    )
     model._metadata = {"version": 1}
     written = {"model": model, "__author__": "somebody", "matching_heuristics": True}
     (tmp_path / "R.pkl").write_bytes(pickle.dumps(written, protocol))
     tensors = read_numpy_pickle(tmp_path / "R.pkl")
-    assert np.array_equal(tensors["weight"].numpy(), weight)
-    assert (int(tensors["count"]), int(tensors["steps"]), len(tensors)) == (3, 7, 3)
+    assert tensors.keys() == model.keys()
+    assert all(np.array_equal(tensors[name].numpy(), model[name]) for name in model)
 
 
 def test_code_is_refused_by_name_and_not_run(tmp_path, monkeypatch):
@@ -325,20 +327,6 @@ def test_arrays_of_the_same_bytes_again_and_again_are_refused(tmp_path):
     (tmp_path / "R.pkl").write_bytes(pickle.dumps(arrays, 4))
     with pytest.raises(InputError, match="R.pkl is refused: its arrays claim 20000 bytes"):
         read_numpy_pickle(tmp_path / "R.pkl")
-
-
-def test_arrays_of_any_layout_come_back(tmp_path):
-    arrays = {
-        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        "half": np.ones((2, 0, 3), np.float16),
-        "flag": np.array([True, False]),
-        "complex": np.array(1j, np.complex64),
-        "number": np.uint8(200),
-    }
-    for protocol in (2, 5):
-        (tmp_path / "R.pkl").write_bytes(pickle.dumps(arrays, protocol))
-        tensors = read_numpy_pickle(tmp_path / "R.pkl")
-        assert all(np.array_equal(tensors[name].numpy(), arrays[name]) for name in arrays)
 
 
 def test_a_pickle_of_python_2_is_read(tmp_path):

@@ -126,14 +126,6 @@ def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_pat
     assert folder.newest()[1] == RUN
 
 
-def test_parameters_of_another_model_are_refused(tmp_path):
-    model, optimizer = trained()
-    other = tiny_clipself(trainable_blocks=1)
-    adamw = build_adamw(matrices_and_vectors(other.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8)
-    with pytest.raises(InputError, match="checkpoint .*resume with the configuration"):
-        unpack(pack(model, optimizer), other, adamw)
-
-
 @pytest.mark.parametrize("change", ["of shape", "lacks", "unexpected"])
 def test_one_parameter_that_does_not_fit_is_refused_and_nothing_is_changed(change):
     model, optimizer = trained()

@@ -8,12 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip import load_clip
 from clipself_seg.clip.convnext import CONVNEXT_SHAPES, ConvNeXtShape, ConvNeXtTower
 from clipself_seg.clip.resnet import ResNetTower
-from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.clip.weights import to_native
-from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
@@ -164,17 +162,3 @@ def test_pooled_cells_are_projected_after_their_mean(tower):
         )
         torch.testing.assert_close(several, tower.project(mean), atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(none, tower.project(torch.zeros(64)))
-
-
-@pytest.mark.parametrize("name", ["convnext_base_w_320", "EVA02-B-16"])
-def test_files_of_another_model_are_refused_by_their_signature(tmp_path, name):
-    save_clip(load_clip("ConvNeXt-Mini-32", None), tmp_path / "clip.safetensors")
-    with pytest.raises(InputError, match="its image tower is ConvNeXt .width 16, 5 blocks"):
-        load_clip(name, tmp_path / "clip.safetensors")
-
-
-def test_no_attention_for_a_tower_without_tokens(tower):
-    with pytest.raises(InputError, match="ATTENTION is nacl"):
-        tower.configure(TowerOptions(attention="nacl"))
-    with pytest.raises(InputError, match="masked attention needs a ViT"):
-        tower.masked_attention(torch.randn(1, 3, 32, 32), [])

@@ -215,15 +215,6 @@ def test_an_environment_without_extras_is_whole(capsys, monkeypatch, quick):
     assert "diffusers is missing: " in capsys.readouterr().out
 
 
-def test_official_weights_that_are_here_are_named(capsys, monkeypatch, tmp_path, quick):
-    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    (tmp_path / "model_base.pth").touch()
-    run(doctor.doctor)
-    assert f"official ones in {tmp_path} ($CLIPSELF_SEG_WEIGHTS): catseg-base\n" in (
-        capsys.readouterr().out
-    )
-
-
 PIN = pinned_wheels.Pin("up-engine", "1.0", "0" * 64, "engine_of_a_test", "git+https://up")
 CONTENT = {
     "engine_of_a_test/__init__.py": "answer = 42\n",

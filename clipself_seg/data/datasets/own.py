@@ -333,7 +333,7 @@ def _register(data: own_file.DataFile, which: str, task: str) -> str:
     return name
 
 
-def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonObject:
+def yolo_content(pairs: Pairs, names: Mapping[int, Any], listed: bool) -> JsonObject:
     """Content of an annotation file in COCO's format, with the sizes of the images in their headers.
 
     Args:
@@ -407,7 +407,9 @@ def _wrong_line(path: Path, line: tuple[int, Sequence[str]], wrong: str) -> Inpu
     return InputError(f"{path}, line {line[0]}: {shown(' '.join(line[1]))} {wrong}: correct it")
 
 
-def read_files(record: Record, label_count: int, ignore_label: int, max_pixels: int) -> bool:
+def read_files(
+    record: Record, label_count: int, ignore_label: int, max_pixels: int = MAX_PIXELS
+) -> bool:
     """Reads an image with its panoptic PNG or label map.
 
     Args:

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import serve
-from clipself_seg.commands.options import say_model
 
 
 @pytest.fixture(autouse=True)
@@ -80,11 +79,6 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):
     monkeypatch.setattr(serve, "_check", lambda args: pytest.fail("it goes on"))
     assert serve.main([]) == 2
     assert 'pip install "clipself_seg[demo]"' in capsys.readouterr().err
-
-
-def test_the_option_that_names_a_model_is_said(capsys):
-    say_model("catseg-base", "trained for its task", "--semantic")
-    assert capsys.readouterr().err.startswith("no --semantic: catseg-base, licence MIT")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,34 @@ def test_sharpness_and_images_change_the_maps(opened):
     assert opened.run("document.getElementById('picture').alt") == NAMES[1]
 
 
+def test_maps_stay_with_their_image_while_another_one_is_unpacked(opened):
+    """A word is pressed meanwhile; of two images that are chosen the first is there last."""
+    shown = opened.run("""(async () => {
+        const [one, two] = [...document.querySelectorAll("script.image")].map(read);
+        const shown = () => [byId("picture").alt, explorer.state.image.name];
+        const own = unpackSegments;
+        let go;
+        const late = new Promise((resolve) => (go = resolve));
+        unpackSegments = (view) => late.then(() => own(view));
+        const second = explorer.show(two);
+        await explorer.draw();
+        const before = shown();
+        go();
+        await second;
+        const between = shown();
+        const slow = new Promise((resolve) => (go = resolve));
+        unpackSegments = (view) => slow.then(() => own(view));
+        const lost = explorer.show(one);
+        unpackSegments = own;
+        await explorer.show(two);
+        go();
+        await lost;
+        unpackSegments = own;
+        return [before, between, shown()];
+        })()""")
+    assert shown == [2 * [NAMES[0]], 2 * [NAMES[1]], 2 * [NAMES[1]]]
+
+
 def test_a_word_is_looked_for(opened):
     opened.run(
         "(() => { const box = document.getElementById('word-search'); box.value = 'RED s';"

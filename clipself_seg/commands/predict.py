@@ -103,11 +103,8 @@ def _options(parser: CommandLine) -> None:
     flag(parser, "--skip-existing", again)
     value(parser, "--batch-size", "images per batch", 1, kind=within(int, 1))
     options.device(parser)
-    flag(
-        parser,
-        "--track",
-        "follow the objects of videos: tracks/NAME.json (COCO's), NAME.txt (MOT's)",
-    )
+    track = "follow the objects of videos: tracks/NAME.json (COCO's), NAME.txt (MOT's)"
+    flag(parser, "--track", track)
     rare = group(parser, rare=True)
     options.precision(rare)
     every = "take one of N frames of a video"

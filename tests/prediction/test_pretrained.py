@@ -24,6 +24,7 @@ from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.load import load
+from clipself_seg.prediction.presence import Absent
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     MOST_BYTES,
@@ -177,6 +178,14 @@ def test_a_folder_that_reads_back_otherwise_and_a_predictor_of_parts_are_not_sav
     with pytest.raises(InputError, match="or predicts otherwise: not saved"):
         predictor.save_pretrained(tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_becomes_of_absent_words_is_no_part_of_a_folder(saved, tmp_path, monkeypatch):
+    predictor, _ = saved("SemanticPredictor")
+    predictor.set_vocabulary(WORDS, background="void|wall")
+    monkeypatch.setattr(predictor, "absent", Absent("drop", 99.0, False))
+    predictor.save_pretrained(tmp_path / "new")
+    assert load(tmp_path / "new", device="cpu").absent is None
 
 
 def test_damaged_and_missing_files_are_refused_by_name(folder):

@@ -166,6 +166,9 @@ def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err
     written = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert written == {"one.png", "dense_maps.json"}
+    assert run(dense_maps, *words[:-1], tmp_path) == 2
+    assert "one.png would replace the image itself: give another" in capsys.readouterr().err
+    assert Image.open(tmp_path / "one.png").size == (60, 40)
 
 
 @pytest.fixture

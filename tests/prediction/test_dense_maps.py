@@ -2,7 +2,6 @@
 
 import functools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,15 +69,6 @@ def test_a_mini_model_says_below_the_maps_and_in_the_file_what_it_does_not_know(
     quiet, content = drawn(tmp_path, known, words="grass, sand")
     assert "warning" not in content["images"]["a"]
     assert (sheet[-12:] < 99).any() and not (quiet[-12:] < 99).any()
-
-
-def test_a_sheet_does_not_replace_its_image(tmp_path):
-    Image.new("RGB", (4, 3)).save(tmp_path / "photo.png")
-    source = ImageFile(tmp_path / "photo.png", "photo.png", "photo")
-    results = SimpleNamespace(folder=tmp_path / ".." / tmp_path.name)
-    with pytest.raises(InputError, match="would replace the image itself: give another --output"):
-        DenseMapResults.write(results, source, (Image.new("RGB", (9, 9)), ""))
-    assert Image.open(source.path).size == (4, 3)
 
 
 def test_without_words_there_are_clusters_alone(tmp_path, halves):

@@ -133,8 +133,6 @@ def test_a_card_has_the_address_of_the_project_and_the_repositories_that_weights
     "licences, common",
     [
         (["MIT", "MIT"], "mit"),
-        (["CC BY 4.0"], "cc-by-4.0"),
-        (["MIT (the repository's)"], "other"),
         (["Apache-2.0", "MIT"], "other"),
         (["S-Lab License 1.0, non-commercial"], "other"),
     ],
@@ -191,8 +189,6 @@ def test_what_becomes_of_absent_words_is_no_part_of_a_folder(saved, tmp_path, mo
 def test_damaged_and_missing_files_are_refused_by_name(folder):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="MODEL.WEIGHTS is model.safetensors, which is not beside"):
-        load(folder)
     del tensors["backbone.block_projections.0.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match="the panoptic checkpoint .* lacks 1 tensor"):
@@ -208,11 +204,10 @@ def test_damaged_and_missing_files_are_refused_by_name(folder):
     "text",
     [
         "[]",
-        '{"words": {}}',
         '{"words": "/etc/hosts"}',
         '{"words": {"classes": [{"names": ["a"]}]}, "scores": true}',
-    ]
-    + ['{"words": {"classes": [{"names": ["a"]}]}, "threshold": "x"}'],
+        '{"words": {"classes": [{"names": ["a"]}]}, "threshold": "x"}',
+    ],
 )
 def test_a_vocabulary_that_is_none_is_refused(folder, text):
     (folder / "vocabulary.json").write_text(text)
@@ -391,7 +386,6 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
         ("MODEL.CLIP.NAME", "hf-hub:a/b", "may lead out of the folder: give a plain name"),
         ("TEST.PANOPTIC.ROWS", ["clip", ["/etc/x"]], "'/etc/x', which may lead out of the folder"),
         ("TEST.PANOPTIC.ROWS", "('clip', '/etc/x')", "'/etc/x')\": write a list or a number"),
-        ("INPUT.MIN_SIZE_TEST", 10**6, "1000000, and in a folder it is from 0 to 1280: correct"),
         (
             "MODEL.MASK_FORMER.DEC_LAYERS",
             1 << 70,
@@ -446,12 +440,6 @@ def test_nothing_in_a_configuration_runs(plain, text, monkeypatch):
     with pytest.raises(InputError, match="config.yaml is not a usable YAML file"):
         read_folder_config(plain)
     assert not (plain / "run").exists()
-
-
-def test_no_other_file_is_read_to_find_out_what_a_folder_is(folder):
-    change(folder, "_BASE_", "/dev/zero")
-    with pytest.raises(InputError, match="may not name another one: remove _BASE_"):
-        load(folder)
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "trained.json"])

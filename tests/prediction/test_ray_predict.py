@@ -96,7 +96,9 @@ def test_a_row_has_what_coco_has_or_its_own_error(tmp_path, monkeypatch, pyarrow
     assert "bad.png is not an image" in bad["error"] and bad["class_ids"] is None
 
 
-def test_a_file_that_a_killed_call_left_is_done_again(tmp_path, pyarrow, caplog):
+def test_a_file_that_a_killed_call_left_is_done_again_and_other_tables_stay(
+    tmp_path, pyarrow, caplog
+):
     import pyarrow.parquet
 
     rows = [{"image": "a.png"}, {"image": "b.png", "error": "no image"}]
@@ -106,16 +108,11 @@ def test_a_file_that_a_killed_call_left_is_done_again(tmp_path, pyarrow, caplog)
     (tmp_path / "1.parquet").write_bytes((tmp_path / "1.parquet").read_bytes()[:-9])
     assert ray_predict.column_of(tmp_path, "image") == ["a.png", "b.png"]
     assert "1.parquet is not whole" in caplog.text and not (tmp_path / "1.parquet").exists()
-
-
-@pytest.mark.parametrize("columns", [{"content": [b"PNG"]}, {"image": ["a.png"]}])
-def test_a_table_of_something_else_is_refused_and_stays(tmp_path, pyarrow, columns):
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "mine.parquet")
-    with pytest.raises(InputError, match="mine.parquet is no table of results: give another --out"):
-        ray_predict.column_of(tmp_path, "image")
-    assert (tmp_path / "mine.parquet").exists()
+    for columns in ({"content": [b"PNG"]}, {"image": ["a.png"]}):  # somebody else's
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "1.parquet")
+        with pytest.raises(InputError, match="1.parquet is no table of results: give another"):
+            ray_predict.column_of(tmp_path, "image")
+        assert (tmp_path / "1.parquet").exists()
 
 
 def test_masks_are_found_by_the_name_of_an_image_or_by_its_key_in_a_shard():

@@ -6,11 +6,8 @@ import json
 import types
 
 import numpy as np
-import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 
-from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.loop import Index
@@ -88,12 +85,3 @@ def test_what_is_not_asked_for_is_not_written(tmp_path):
         "annotations": [],
         "categories": CATEGORIES,
     }
-
-
-def test_no_result_replaces_the_image_that_it_is_of(tmp_path):
-    path = tmp_path / "labels/a.png"
-    path.parent.mkdir()
-    Image.new("RGB", (4, 3)).save(path)
-    with pytest.raises(InputError, match="labels/a.png would replace the image itself"):
-        results(tmp_path, ["labels"]).write(ImageFile(path, "a.png", "a"), result_of(SEGMENTS))
-    assert Image.open(path).size == (4, 3)

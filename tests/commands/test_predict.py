@@ -132,7 +132,6 @@ REFUSED = [
     ("--words 'dog, dog'", "name 'dog' is there twice"),
     ("--device tpu", "MODEL.DEVICE must be .*cpu.*got .?tpu", NO_DEVICE),
     ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
-    ("--every 0", "--every: has to be at least 1, got 0"),
     ("--precision float16", "TEST.PRECISION float16 needs a GPU, and MODEL.DEVICE is cpu"),
     ("", "no config file none.yaml", {"config": "none.yaml"}),
     ("", "this is no CAT-Seg checkpoint", {"weights": "mini-fvit"}),

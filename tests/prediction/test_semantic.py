@@ -149,6 +149,7 @@ def test_scores_and_labels_of_a_real_model_agree(real):
         (("background", 1.5), r"in \[0, 1\], got 1.5"),
         ((None, 0.5), "a threshold needs a background"),
         (("",), "the background is empty"),
+        (([],), r"class 0 of the background is \[\], which is no name"),
         (("wall|a2",), '"a2" is a word of the vocabulary and one of the background: remove one$'),
     ],
 )

@@ -252,11 +252,8 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = (
-        Vocabulary("custom", (), numbered=False)
-        if args.words is None
-        else Vocabulary.of(args.words)
-    )
+    nothing = Vocabulary("custom", (), numbered=False)
+    words = nothing if args.words is None else Vocabulary.of(args.words)
     if args.example:
         from clipself_seg.data.examples import read_example  # OpenCV, which takes a while
 

@@ -5,7 +5,7 @@ Shapes: E channels, h x w cells of the features, H x W pixels of a tile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,19 +54,22 @@ class Question(NamedTuple):
     maps: Mapping[str, np.ndarray]
 
 
-def ask(clips: Mapping[str, VisionLanguageBackbone]) -> list[Question]:
-    """Heat maps of the classes of `ASKED` in scenes of the mini world.
+def ask(
+    clips: Mapping[str, VisionLanguageBackbone], asked: Sequence[tuple[int, str]] = ASKED
+) -> list[Question]:
+    """Heat maps of scenes of the mini world.
 
     Bright is the probability of the class among all classes of the world: a softmax over the cosines of a
     cell's features with every class name, times CLIP's own factor. Black is 0 and yellow is 1 everywhere.
 
     Args:
         clips: models by title.
+        asked: numbers of scenes, and names of classes.
     """
     vocabulary = Vocabulary.load(WORLD)
     texts = {title: TextBank(clip).embed(vocabulary).cpu().numpy() for title, clip in clips.items()}
     questions = []
-    for number, name in ASKED:
+    for number, name in asked:
         scene = read_image(SCENES / f"{number:06d}.jpg")
         height = round(TILE * scene.shape[0] / scene.shape[1])
         image = cv2.resize(scene, (TILE, height), interpolation=cv2.INTER_CUBIC)

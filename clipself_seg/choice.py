@@ -161,9 +161,7 @@ def find_model(
         if task in TASKS[1:] and choice.clip:
             choice = _naming_masks(choice, task)
     if task and task != choice.task:
-        raise InputError(
-            f"{config_file or named} does {choice.task}, not {task}: leave out the task, or name another model"
-        )
+        raise InputError(f"{config_file or named} does {choice.task}: leave out the task {task}")
     return choice
 
 
@@ -282,9 +280,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if is_repository(model):
             return _named(str(_fetched(model)), task)
         if locate.is_remote(model):
-            raise InputError(
-                f"{model[:200]} does not say which model it belongs to: name its configuration"
-            )
+            raise InputError(f"{model[:200]} does not say whose it is: name its configuration")
         raise _unknown(model)
     folder = place if place.is_dir() else place.parent
     config = folder / CONFIG

@@ -103,6 +103,8 @@ def test_a_row_is_that_of_one_record(page, row, record):
         ("fig1a", "`mini-large`, as it comes", "longer_training", 2),
         ("fig1b", "When they are shrunk", "shrunk_scenes", 4),
         ("A1", "When they are shrunk", "shrunk_scenes", 4),
+        ("A1", "masked attention has 61.6", "other_readouts", 7),
+        ("fig1b", "At 640 pixels it has", "other_readouts", 2),
     ],
 )
 def test_a_reason_that_was_tested_has_its_record(page, begin, record, count):

@@ -30,8 +30,9 @@ Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter beside "step"
 REMEDY = "resume with the configuration that it was written under"
-# What a run writes beside its tensors.
-OF_RUN: Schema = {"iteration": COUNT, "scaler": Each(TEXT, NUMBER), "run": OBJECT, "hooks?": OBJECT}
+# What a run writes beside its tensors. "unlogged" are numbers of the last step, where an evaluation follows.
+OPTIONAL = dict.fromkeys(("hooks?", "unlogged?"), OBJECT)
+OF_RUN: Schema = {"iteration": COUNT, "scaler": Each(TEXT, NUMBER), "run": OBJECT, **OPTIONAL}
 METADATA = "checkpoint"  # the only key: safetensors writes several in random order
 
 

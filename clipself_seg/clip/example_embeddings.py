@@ -104,7 +104,7 @@ def _reading(
     pixels = torch.from_numpy(example.pixels).permute(2, 0, 1)[None].float().to(device) / 255
     resized = F.interpolate(pixels, (rows, columns), mode="bilinear", antialias=True)
     places = torch.eye(PLACES**2, device=device).unflatten(1, (PLACES, PLACES))
-    masks = torch.cat([resized[0, 3:] - MOSTLY, F.interpolate(places[None], (rows, columns))[0]])
+    masks = torch.cat([resized[0, 3:], F.interpolate(places[None], (rows, columns))[0]]) - MOSTLY
     embeddings = F.normalize(read(resized[0, :3], masks), dim=-1)
     seen = embeddings.any(dim=1)
     if not seen[0]:

@@ -256,7 +256,8 @@ solver.key(
 # Whether gradients are scaled down to the norm CLIP_VALUE over all parameters.
 solver.stock("CLIP_GRADIENTS.ENABLED")
 solver.stock("CLIP_GRADIENTS.CLIP_VALUE")
-# Forward and backward passes that a process's part of a step's batch is divided into.
+# Forward and backward passes that a process's part of a step's batch is divided into. A run that
+# lacks memory may go on with more of them.
 solver.key("ACCUMULATE", 1, at_least(1), free=True)
 # D5: average the gradients over the processes. False is what the code does: every process
 # trains its own replica on its own part of the batch, and the first one's is evaluated and

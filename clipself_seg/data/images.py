@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import struct
+import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -179,7 +180,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         InputError: the file is missing, or its header cannot be read.
     """
-    with _naming(path), open_image(path) as file:
+    with _naming(path), open_image(path, sys.maxsize) as file:
         # What Pillow says of a TIFF is upright already.
         lying = file.format != "TIFF" and _orientation(file) in (5, 6, 7, 8)
         return file.size[::-1] if lying else file.size

@@ -76,8 +76,11 @@ def read_label_map(
         return labels.astype(np.int64)
     table = np.full(LARGEST_VALUE + 2, ignore_label, dtype=np.int64)
     for value, label in label_values.items():
-        assert 0 <= value <= LARGEST_VALUE, (path, value)
-        assert label == ignore_label or 0 <= label < num_classes, (path, value, label)
+        if not (
+            0 <= value <= LARGEST_VALUE and (0 <= label < num_classes or label == ignore_label)
+        ):
+            limits = f"values are 0 to {LARGEST_VALUE}, labels 0 to {num_classes - 1}"
+            raise InputError(f"{path}: its value {value} stands for label {label}, but {limits}")
         table[value] = label
     # uint8 has no room for LARGEST_VALUE + 1, and NumPy 2.5 refuses it there.
     labels = labels.astype(np.int64)

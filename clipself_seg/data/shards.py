@@ -85,7 +85,8 @@ def shards_of(names: Iterable[str]) -> list[str]:
         text = name.removeprefix(MARK)
         elsewhere = re.match("[a-z0-9]+:", text)  # an address or a command
         room = MOST_SHARDS + 1 - len(shards)
-        paths = [] if elsewhere or not text.strip() else list(itertools.islice(expand(text), room))
+        wrong = elsewhere or not text.strip() or text.count("{") != text.count("}")
+        paths = [] if wrong else list(itertools.islice(expand(text), room))
         shards += paths
         if not paths or len(shards) > MOST_SHARDS:
             raise InputError(
@@ -311,7 +312,7 @@ class ShardStream:
             done: number of steps that are done: the latest that `batches` gave, all in front of it, or all in front
                 of the one before.
         """
-        return self._states[done]
+        return self._states[done] if self._states else self._state()
 
     def _state(self) -> dict[str, object]:
         positions = {str(reader): list(place) for reader, place in self._positions.items()}

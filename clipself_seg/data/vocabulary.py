@@ -357,7 +357,7 @@ def _of_content(content: object, origin: str) -> Vocabulary:
     """The vocabulary of a JSON file's content, see `Vocabulary.load`; `origin` is its name in messages."""
     if isinstance(content, Mapping) and isinstance(content.get("classes"), list):
         entries = [
-            {"names": list(synonyms(e, f"{origin}: class {n}"))} if isinstance(e, str) else e
+            {"names": list(synonyms(e, f"{origin}: class {n}"))} if isinstance(e, str | list) else e
             for n, e in enumerate(content["classes"])
         ]
         content = {**content, "classes": entries}

@@ -53,9 +53,7 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
                 raise InputError(f"{path} has no numbers of a task for {dataset}: leave it out")
             models = comparison.setdefault(dataset, {})
             if models and len({_is_curve(lines), *map(_is_curve, models.values())}) > 1:
-                raise InputError(
-                    f"{path} has other numbers of {dataset} than the runs before it: compare tasks apart"
-                )
+                raise InputError(f"{path} is of another task for {dataset}: compare tasks apart")
             if name in models:
                 raise InputError(
                     f'two runs called "{name}" have numbers of {dataset}: give each its own, as NAME=folder'
@@ -93,7 +91,7 @@ def _differences(dataset: str, protocols: Mapping[str, Mapping[str, object]]) ->
     for part in parts:
         runs_of: dict[object, list[str]] = {}
         for name, protocol in protocols.items():
-            runs_of.setdefault(protocol.get(part, "-"), []).append(name)
+            runs_of.setdefault(str(protocol.get(part, "-")), []).append(name)
         if len(runs_of) == 1:
             (shared[part],) = runs_of
         else:
@@ -152,7 +150,8 @@ def _lines(content: Any) -> Lines | None:
     if not isinstance(content, dict):
         return None
     kinds = {task: content[kind] for task, kind in KINDS.items() if kind in content}
-    fusions = {name: content[name] for name in content if name in report.FUSION_TITLES}
+    of_fusions = (*report.FUSION_TITLES, *(name for name in content if name.startswith("void_")))
+    fusions = {name: content[name] for name in content if name in of_fusions}
     lines = kinds or fusions or {"": content}
     keys = set(_columns(lines).values())
     known = all(_are_numbers(numbers) and keys & set(numbers) for numbers in lines.values())
@@ -219,4 +218,5 @@ def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] 
     for dataset, models in comparison.items():
         curves = {name: own for name, own in models.items() if _is_curve(own)}
         if curves:
-            plot_size_curve(cast(dict[str, Curve], curves), folder / f"size_curve_{dataset}.png")
+            file = folder / f"size_curve_{dataset.replace('/', '_')}.png"
+            plot_size_curve(cast(dict[str, Curve], curves), file)

@@ -195,9 +195,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
     def _read(self, name: str) -> DetectionData:
         files = find_dataset(name, DetectionSet)
         if files.evaluator is None:
-            raise InputError(
-                f'data set "{name}" is only trained on: name one with all classes in DATASETS.TEST'
-            )
+            raise InputError(f'"{name}" is only trained on: name one with all classes to test on')
         vocabulary = Vocabulary.load(files.vocabulary)
         # Their objects are in the ground truth, and the loader's workers need none.
         records = [

@@ -17,6 +17,7 @@ from clipself_seg.data.examples import Example, as_example
 from clipself_seg.data.images import image_size
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,12 @@ class DrawnExamples(NamedTuple):
             seen: bool, which of its first classes are seen; None for no such split.
         """
         source = self.sources.get(name)
-        if not source or seen is None:
+        if not source:
             return words
+        if seen is None:
+            raise InputError(
+                f"TEST.EXAMPLES need unseen classes of {name}: set TEST.TRAIN_VOCABULARY"
+            )
         unseen = [entry.names[0] for entry, known in zip(words.classes, seen) if not known]
         return words.with_examples(self._draw(source, unseen), self.weight) if unseen else words
 

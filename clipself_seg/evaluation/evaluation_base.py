@@ -240,7 +240,5 @@ def add_metrics(results: Results, confusion: np.ndarray | None) -> None:
     for _, numbers in innermost(results):
         values = {name: metric(numbers, confusion) for name, metric in METRICS.items()}
         if taken := sorted(METRICS.keys() & numbers.keys()):
-            raise InputError(
-                f"the evaluation has a number {taken[0]}: register yours by another name"
-            )
+            raise InputError(f"the evaluation has a number {taken[0]}: give yours another name")
         numbers |= {k: float(v) for k, v in values.items() if v is not None and math.isfinite(v)}

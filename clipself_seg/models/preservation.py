@@ -23,8 +23,8 @@ AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 def frozen_copy(model: AnyModel) -> tuple[AnyModel]:
-    """A frozen copy of a model, in a tuple, so that it becomes no part of the model that keeps it."""
-    return (copy.deepcopy(model).requires_grad_(False),)
+    """A frozen copy of a model for inference, in a tuple, so that it becomes no part of the model that keeps it."""
+    return (copy.deepcopy(model).eval().requires_grad_(False),)
 
 
 def other_words(words: str, trained: Vocabulary | Sequence[str]) -> Names:

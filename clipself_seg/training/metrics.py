@@ -56,7 +56,7 @@ def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[E
     writers: list[EventWriter] = [
         CommonMetricPrinter(iterations),
         JSONWriter(str(folder / METRICS_FILE)),
-        TensorboardXWriter(str(folder), purge_step=start or None),
+        TensorboardXWriter(str(folder), purge_step=start),
     ]
     try:
         yield writers

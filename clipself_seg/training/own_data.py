@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from clipself_seg.checkpoints.training_state import CheckpointFolder
 from clipself_seg.checkpoints.zoo import MINI_CLIPS
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.data.datasets.own import check_data
@@ -125,7 +126,7 @@ def _is_mini(cfg: CfgNode) -> bool:
 
 def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]:
     """Number of images of a step, the reason for it, and true if MODEL.CLIP.CHECKPOINTING is needed."""
-    wanted = cfg.SOLVER.IMS_PER_BATCH
+    wanted, parts = cfg.SOLVER.IMS_PER_BATCH, machine.processes * cfg.SOLVER.ACCUMULATE
     why, recompute = "the recipe's", False
     memory: Memory | None = getattr(architecture(cfg), "memory", None)
     if memory and not _is_mini(cfg):
@@ -135,15 +136,14 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
         room = machine.memory / MARGIN - weights
 
         def fitting(each: float) -> int:
-            return max(1, int(room / each)) * machine.processes
+            return max(1, int(room / each)) * parts
 
         recompute = fitting(step) < wanted and twice < step
         if (most := fitting(twice if recompute else step)) < wanted:
             wanted, why = most, f"as many as {machine.memory:.0f} GiB hold"
     if (few := max(min(images, 2), images // LEAST_BATCHES)) < wanted:
         wanted, why = few, f"{images} images are {LEAST_BATCHES} batches"
-    wanted = max(1, wanted // machine.processes) * machine.processes
-    return wanted, why, recompute
+    return max(1, wanted // parts) * parts, why, recompute
 
 
 def _tower_parameters(clip: str) -> int:
@@ -197,10 +197,10 @@ def with_data(
             cfg.DATASETS[key] = names
     said = []
     if trains:
-        said = check_data([data.train, *data.test[:1]])
+        said = check_data([data.train, *data.test[:1]], cfg.INPUT.MAX_PIXELS)
         if by_hand("DATASETS.DATA"):
             recorded, file = dict[str, Any](), Path(cfg.OUTPUT_DIR) / "config.yaml"
-            if resume and file.is_file():
+            if resume and CheckpointFolder(file.parent / "checkpoints", keep=1).paths():
                 recorded = dict(leaves(read_tree(file)))
             images, machine = len(DatasetCatalog.get(data.train)), Machine.here(cfg.MODEL.DEVICE)
             settings = settings_for(cfg, images, machine, by_hand, recorded)

@@ -150,7 +150,7 @@ def train(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) ->
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
         logger.info("result of the training written to %s", path)
-    outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER)
+    outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), max(cfg.SOLVER.MAX_ITER, trainer.start_iter))
     start = changed_tensors(cfg, model, cfg.MODEL.WEIGHTS) if fractions else {}
     evaluate_run(evaluation, model, outputs, start, fractions)
 
@@ -242,9 +242,8 @@ def _trainable(cfg: CfgNode) -> type[TrainableModel]:
     """The class of the configured meta-architecture, if it trains."""
     cls = architecture(cfg)
     if not issubclass(cls, TrainableModel):
-        raise InputError(
-            f"{cfg.MODEL.META_ARCHITECTURE} does not train: evaluate it (eval), or train another model (--task)"
-        )
+        name = cfg.MODEL.META_ARCHITECTURE
+        raise InputError(f"{name} does not train: evaluate it (eval), or train another (--task)")
     return cls
 
 
@@ -256,9 +255,7 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
     checkpoints = _checkpoints(cfg)
     state = checkpoints.newest()
     if state is None:
-        raise InputError(
-            f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"
-        )
+        raise InputError(f"no training checkpoint in {checkpoints.folder}: leave --resume out")
     tensors, metadata = state
     require_run_feature(cfg, checkpoints.paths()[-1], metadata["run"])
     unpack_model(tensors, cast(nn.Module, model))

@@ -121,6 +121,8 @@ class Trainer(TrainerBase):
         self._run = self._run_metadata()
         self._skipped = 0
         self._unsettled: _Step | None = None
+        # Of the latest step that is settled; of a run that died in an evaluation, those of the step before it.
+        self._numbers: dict[str, float] = {}
 
     def train(self, resume: bool = False) -> None:
         """Runs the remaining steps.
@@ -147,6 +149,10 @@ class Trainer(TrainerBase):
                 self.before_train()
                 if start == 0:
                     self._evaluate(storage)
+                if self._numbers:
+                    self.iter = storage.iter = start - 1
+                    storage.put_scalars(smoothing_hint=False, **self._numbers)
+                    self._after_step(storage, writers)
                 clock = time.perf_counter()
                 for self.iter, samples in zip(steps, batches):
                     self.before_step()
@@ -214,8 +220,8 @@ class Trainer(TrainerBase):
         self._refuse_non_finite(step, shared)
         self._refuse_endless_skipping(step.iteration, shared["gradient_norm"])
         # No medians: their window starts anew with the process, and a resumed run would log others.
-        numbers = shared | {"lr": step.rate}
-        storage.put_scalars(smoothing_hint=False, cur_iter=step.iteration, **numbers)
+        self._numbers = shared | {"lr": step.rate}
+        storage.put_scalars(smoothing_hint=False, cur_iter=step.iteration, **self._numbers)
 
     def _backward(self, forward: nn.Module, samples: list[Sample]) -> dict[str, Tensor]:
         """Gradients of the mean loss of equal parts of the samples; returns the mean losses.
@@ -279,7 +285,8 @@ class Trainer(TrainerBase):
         what = f"{', '.join(sorted(guilty))} is not finite {where}. "
         self._save(iteration, what)
         raise TrainingStopped(
-            f"{what}That step was not taken; {self.checkpoints.path(iteration)} is the state before it. "
+            f"{what}That step was not taken; {self.checkpoints.path(iteration)} is the state before it, "
+            "but for the statistics of batch norms that train. "
             "Repair the images and --resume, or start anew in another OUTPUT_DIR with a lower "
             "SOLVER.BASE_LR or SOLVER.AMP.DTYPE bfloat16"
         )
@@ -306,15 +313,16 @@ class Trainer(TrainerBase):
             self._settle(storage)
         if evaluating:
             if saving_due:
-                self._save(done)
+                self._save(
+                    done, unlogged=self._numbers
+                )  # a run that dies in the evaluation begins with it
             self._evaluate(storage)
         self.after_step()
         # Log before the checkpoint: a run that dies between them logs the step again, not never.
         # The writers take a step's numbers once, so they wait for those of an evaluation.
         if logging_due:
             write_all(writers, self.settings.output_dir)
-        # Hooks may have changed their state since the checkpoint before the evaluation.
-        if saving_due and (not evaluating or "hooks" in self.state_dict()):
+        if saving_due:
             self._save(done)
 
     def _evaluate(self, storage: EventStorage) -> None:
@@ -356,7 +364,7 @@ class Trainer(TrainerBase):
             metadata["processes"] = comm.get_world_size()
         return metadata
 
-    def _save(self, iteration: int, trouble: str = "") -> None:
+    def _save(self, iteration: int, trouble: str = "", **extra: object) -> None:
         """Writes a checkpoint; one that is not finite would push out those to go back to."""
         tensors = training_state.pack(self._module, self.optimizer)
         # The first process saves, and the others stop with it.
@@ -371,7 +379,7 @@ class Trainer(TrainerBase):
         if isinstance(self.records, ShardStream):
             metadata["shards"] = comm.all_gather(self.records.state(iteration))
         if comm.is_main_process():
-            self.checkpoints.save(iteration, tensors, metadata | {"run": self._run})
+            self.checkpoints.save(iteration, tensors, metadata | extra | {"run": self._run})
 
     def _require_agreement(self, start: int) -> None:
         """Refuses machines with other files: their processes would wait for each other, or learn two things."""
@@ -416,6 +424,7 @@ class Trainer(TrainerBase):
             ) from None
         if comm.is_main_process():
             self.checkpoints.remove_oldest()  # a kill in the last save leaves one
+        self._numbers = metadata.get("unlogged", {})
         self.load_state_dict(metadata)
         logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
         return metadata["iteration"]

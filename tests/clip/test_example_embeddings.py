@@ -6,6 +6,7 @@ import torch
 
 import clipself_seg
 from clipself_seg.clip import TextBank, load_clip
+from clipself_seg.clip.example_embeddings import _reading
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.data.examples import as_example
 from clipself_seg.data.vocabulary import Vocabulary
@@ -49,6 +50,17 @@ def test_an_example_alone_finds_its_class_in_other_images_and_leaves_others_to_t
     assert np.mean(found) > 0.35
     with pytest.raises(InputError, match="words alone"):
         model.save_pretrained("nowhere")
+
+
+def test_masks_of_an_example_and_of_places_are_positive_inside_and_negative_outside(examples):
+    given = []
+
+    def read(image, masks):
+        given.append(masks.flatten(1))
+        return torch.ones(len(masks), 4)
+
+    _reading(examples[0], 64, torch.device("cpu"), read)
+    assert all((sign * given[0] > 0).any(dim=1).all() for sign in (1, -1)) and given[0].all()
 
 
 def test_classes_without_examples_keep_their_embedding_and_others_are_between_word_and_example(

@@ -45,6 +45,9 @@ def test_values_of_a_map_become_classes_and_all_others_are_ignored(tmp_path):
     path = write(tmp_path / "b.tif", [[3, 65535, 1000]], np.uint16)
     labels = read(path, label_values=values, ignore_label=65535)
     assert labels.dtype == np.int64 and labels.tolist() == [[0, 3, 65535]]
+    for wrong in ({70000: 0}, {3: 10**4}, {-1: 0}):
+        with pytest.raises(InputError, match="b.tif: its value .* stands for label .*, but values"):
+            read(path, label_values=wrong)
 
 
 def test_an_ignore_label_just_above_the_classes_is_allowed(tmp_path):

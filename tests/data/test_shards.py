@@ -36,6 +36,7 @@ def test_braces_count_as_those_of_webdataset(name, paths):
     [
         ("wds:", "'wds:': give 1 to"),
         ("wds:a{0..99999}{0..99999}", "give 1 to 2000000 files"),
+        ("wds:a{0..9.tar", "give 1 to"),
         ("wds:https://a/{0..1}.tar", "give .* files on this machine"),
         ("wds:pipe:touch ran", "has 'wds:pipe:touch ran': .* no address and no command"),
     ],
@@ -264,6 +265,7 @@ def test_a_resumed_stream_goes_on_where_the_first_one_stopped(shards, workers, d
             states = json.loads(json.dumps([source.state(stop)] * 2))
             source, at = stream(shards, batch_size=4), stop
             source.load_states(states, rank)
+            assert source.state(stop) == states[rank]  # a checkpoint before the first of its steps
 
 
 @pytest.mark.parametrize("done", [2, 3])

@@ -74,7 +74,10 @@ def test_masks_follow_the_order_of_the_classes(write):
         (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "the first name 'dog' is there twice"),
         ("[" * 100_000, "cannot be read as JSON (its brackets are nested too"),
-        ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "classes[0] is [[[[[[[...]]]]]]], and has"),
+        (
+            '{"classes": [' + "[" * 500 + "]" * 501 + "}",
+            "class 0 is [[[[[[[...]]]]]]], which is no",
+        ),
         ({"classes": [{"names": ["a"]}], "abuot": ""}, 'unknown key "abuot": did you mean "about"'),
         ({"classes": [{"names": ["a"], "dataset_id": 1}, {"names": ["b"]}]}, "1 of 2 classes"),
         (
@@ -172,6 +175,7 @@ def test_names_in_lists_of_synonyms_are_not_split_again():
     odd = "dog, a pet|friend "
     vocabulary = Vocabulary.of([[odd, "puppy"], "a|b"])
     assert vocabulary.names() == ((odd, "puppy"), ("a", "b"))
+    assert Vocabulary.of({"classes": [[odd, "puppy"], "a|b"]}).names() == vocabulary.names()
     assert vocabulary.names(all_synonyms=False, catseg_names=True) == ((odd,), ("a",))
 
 

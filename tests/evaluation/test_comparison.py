@@ -69,17 +69,26 @@ def test_what_has_no_numbers_is_refused_by_file(tmp_path, results):
 def test_each_task_has_its_columns_and_lines(tmp_path):
     semantic = write_run(tmp_path / "a", {"ade": {"mIoU": 30.0, "mACC": 40.0, "IoU-dog": 1.0}})
     panoptic = {"coco": {"clip": {"PQ": 1.0}, "fused": {"PQ": 2.0, "alpha": 0.4}, "sweep": [1]}}
+    panoptic["coco"]["void_0.5"] = {"PQ": 3.0}
     boxes = {"lvis": {"bbox": {"AP": 3.0, "AP50-unseen": 4.0}}}
     both = write_run(tmp_path / "b", panoptic | boxes | {"ade": {"mIoU": 31.0}})
     tables = comparison_tables(read_comparison([semantic, both]), "csv")
     assert tables == {
         "ade": "model,mIoU,mAcc\na,30.0,40.0\nb,31.0,-",
-        "coco": "model,,PQ\nb,CLIP only,1.0\nb,fused,2.0",
+        "coco": "model,,PQ\nb,CLIP only,1.0\nb,fused,2.0\nb,void_0.5,3.0",
         "lvis": "model,AP,novel AP50\nb,3.0,4.0",
     }
     regions = write_run(tmp_path / "c", {"ade": {"640": {"boxes.thing.top1": 20.0}}})
-    with pytest.raises(InputError, match="other numbers of ade than the runs before it"):
+    with pytest.raises(InputError, match="of another task for ade: compare tasks apart"):
         read_comparison([semantic, regions])
+
+
+def test_a_picture_stays_in_its_folder_whatever_the_data_set_is_called(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(comparison, "plot_size_curve", lambda curves, path: drawn.append(path))
+    run = write_run(tmp_path / "run", {"../../x": {"96": {"boxes.thing.top1": 20.0}}})
+    assert compare([run, "--output", str(tmp_path / "out")]) == 0
+    assert drawn == [tmp_path / "out" / "size_curve_.._.._x.png"]
 
 
 def test_a_name_has_one_run_of_each_data_set(tmp_path, runs):

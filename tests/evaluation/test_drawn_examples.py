@@ -7,6 +7,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.drawn_examples import DrawnExamples
+from clipself_seg.evaluation.panoptic.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from lab.mini.writer import WorldSize, make_worlds
 
@@ -30,10 +31,20 @@ def test_unseen_classes_are_given_as_many_as_asked_for_by_the_seed(worlds_root, 
     assert {len(examples.examples) for examples in one} == {1}
     assert max(len(examples.examples) for examples in three) == 3
     assert 'examples of "' in caplog.text  # of classes that eight scenes have not three times
-    assert draw(1, seen=None) == draw(1, seen=np.ones(len(words), bool)) == ()
+    assert draw(1, seen=np.ones(len(words), bool)) == ()
+    with pytest.raises(InputError, match="unseen classes of mini2_val_sem_seg: set TEST.TRAIN_VOC"):
+        draw(1, seen=None)
     assert DrawnExamples().added("mini2_val_sem_seg", words, words.seen) == words
     text = DrawnExamples(SOURCES, 1, 1.0, 0).text("mini2_val_sem_seg")
     assert "1 examples of each unseen class from mini2_train_sem_seg (seed 0, without" in text
+
+
+def test_examples_are_drawn_before_a_panoptic_evaluation_begins(worlds_root):
+    make_worlds(worlds_root, WorldSize(train=1, val=1, base=1), processes=1)
+    name, keys = "mini_val_panoptic_with_sem_seg", ["TEST.EXAMPLES.NUMBER", "1"]
+    keys += ["DATASETS.TEST", f"('{name}',)", "TEST.EXAMPLES.DATASETS", "('nope',)"]
+    with pytest.raises(InputError, match='no data set "nope"'):
+        PanopticEvaluation(load_config("mini/panoptic", keys)).data(name)
 
 
 def test_each_evaluated_data_set_needs_one_that_examples_are_drawn_from():

@@ -121,6 +121,7 @@ def test_cat_seg_preserves_the_scores_of_other_words():
     labels[:, :20, :20] = 1
     losses = model([{"image": images[0], "sem_seg": labels[0]}])
     assert losses["loss_preserved"].item() == pytest.approx(0, abs=1e-6)
+    assert not any(module.training for module in model._start[0].modules())
     with torch.no_grad():
         model.aggregator.head.weight.mul_(1.5)
     losses = model([{"image": images[0], "sem_seg": labels[0]}])

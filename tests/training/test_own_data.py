@@ -41,6 +41,8 @@ def test_the_batch_fits_memory_images_and_processes_and_the_rate_follows():
     assert [values(DETECTION, n, GPU)["IMS_PER_BATCH"] for n in (1, 3, 60)] == [1, 2, 15]
     two = values(SEMANTIC, 3, GPU._replace(processes=2))
     assert two["IMS_PER_BATCH"] == 2
+    divided = values(SEMANTIC, 9, CPU, ("SOLVER.ACCUMULATE", "4"))
+    assert divided["IMS_PER_BATCH"] == 4  # and not the two of which nine images are four batches
     assert values("distill/coco_patches+eva02_vitl14_336", 10**4, GPU)["CLIP.CHECKPOINTING"] is True
 
 
@@ -102,6 +104,25 @@ def test_a_run_records_its_data_and_goes_on_and_is_evaluated_from_its_folder(
     assert command.main([*options(folder, "--resume"), *opts]) == 0
     said = (trained / "log.txt").read_text()
     assert re.search("DATALOADER.NUM_WORKERS +0 +recorded by the run that goes on", said)
+
+
+def test_what_an_evaluation_wrote_is_no_run_that_goes_on(folder, tmp_path):  # noqa: F811
+    (tmp_path / "config.yaml").write_text("SOLVER: {MAX_ITER: 77}")
+    opts = ["DATASETS.DATA", str(folder / "screws.yaml"), "OUTPUT_DIR", str(tmp_path)]
+    cfg = load_config("mini/semseg", opts)
+    by_hand = opts[::2].__contains__
+    assert with_data(cfg, by_hand, trains=True, resume=True)[0].SOLVER.MAX_ITER == 400
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/iteration_0000002.safetensors").touch()
+    assert with_data(cfg, by_hand, trains=True, resume=True)[0].SOLVER.MAX_ITER == 77
+
+
+def test_the_limit_of_pixels_is_that_of_the_run(folder):  # noqa: F811
+    cfg = load_config("mini/semseg", ["DATASETS.DATA", str(folder / "screws.yaml")])
+    cfg.defrost()
+    cfg.INPUT.MAX_PIXELS = 20  # of 6 x 4
+    with pytest.raises(InputError, match="6 x 4, which is more than the 20 pixels of INPUT.MAX_P"):
+        with_data(cfg, lambda key: True, trains=True)
 
 
 def test_data_without_a_task_are_refused_with_the_command_of_each(folder, capsys):  # noqa: F811

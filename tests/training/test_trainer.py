@@ -26,6 +26,7 @@ from clipself_seg.training.trainer import Trainer, TrainingStopped
 from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
 
 ITERATIONS = 7
+EVALUATED = {"set": {"top1": 50.0}}
 
 
 def settings(folder: Path, **changes) -> TrainingSettings:
@@ -118,11 +119,16 @@ def in_the_last_step(run: Trainer) -> None:
     run._save = lambda done: kill_self() if done == ITERATIONS else save(done)
 
 
-def killed(folder: Path, death) -> None:
+def in_an_evaluation(run: Trainer) -> None:
+    """Die in the evaluation after the fourth step, whose checkpoint is written."""
+    run.evaluate = lambda model: run.iter == 3 and kill_self() or EVALUATED
+
+
+def killed(folder: Path, death, **changes) -> None:
     """Run a trainer in a forked process that dies by SIGKILL."""
     child = os.fork()
     if child == 0:
-        run = trainer(folder)
+        run = trainer(folder, **changes)
         death(run)
         with open(os.devnull, "w") as sys.stdout, open(os.devnull, "w") as sys.stderr:
             run.train()
@@ -143,6 +149,26 @@ def test_a_killed_run_that_is_resumed_ends_bit_identical(tmp_path, uninterrupted
     assert len(resumed.checkpoints.paths()) == resumed.checkpoints.keep
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == list(range(ITERATIONS))
+
+
+def test_a_run_that_is_killed_in_an_evaluation_begins_again_with_it(tmp_path, uninterrupted):
+    changes = {"evaluate": lambda model: EVALUATED, "evaluation_period": 2}
+    killed(tmp_path, in_an_evaluation, evaluation_period=2)
+    trainer(whole := tmp_path / "whole", **changes).train()
+    for again in (True, False):
+        resumed = trainer(tmp_path, **changes)
+        resumed.train(resume=True)
+        assert_same(weights(resumed), uninterrupted)
+        left, right = (numbers_of(folder) for folder in (tmp_path, whole))
+        assert left == right and len(left) == ITERATIONS, again
+        assert [line.get("set/top1") for line in left] == [50.0, 50.0, None, 50.0, None, 50.0, None]
+
+
+def numbers_of(folder: Path) -> list[dict]:
+    """The lines of a run's metrics without times."""
+    lines = (folder / "metrics.json").read_text().splitlines()
+    times = {"time", "data_time", "eta_seconds"}
+    return [{k: v for k, v in json.loads(x).items() if k not in times} for x in lines]
 
 
 def test_evaluation_in_between_changes_nothing(tmp_path, uninterrupted):

@@ -26,7 +26,7 @@ from clipself_seg.data import annotations as coco
 from clipself_seg.data.annotations import JsonObject, MadeAnnotations, Record
 from clipself_seg.data.datasets import own_file, table
 from clipself_seg.data.datasets.records import standard_records
-from clipself_seg.data.images import image_size, read_image
+from clipself_seg.data.images import MAX_PIXELS, image_size, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, known, require_unique, shown
@@ -166,10 +166,10 @@ class Part:
         }
         own = {image["id"] for image in images}
         kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[int]()
-        annotations = coco.coco_list(content, "annotations", source)
-        segmented = "segments_info" in annotations[0]
+        annotations, segmented = content["annotations"], False
         if self.split.json:
-            schema = coco.SEGMENTS if segmented else coco.CLASSIFIED
+            segmented = "segments_info" in coco.coco_list(content, "annotations", source)[0]
+            schema = coco.SEGMENTS if segmented else coco.OBJECT_IN_BOX
             annotations = coco.coco_list(content, "annotations", source, schema)
         for annotation in annotations:
             if coco.annotated_image(annotation, listed, source) not in own:
@@ -191,8 +191,8 @@ class Part:
                 annotation = {"area": width * height} | annotation
             kept.append(annotation)
         if not kept:
-            reason = f"none of its annotations is of a class of {self.data.origin}"
-            raise InputError(f'{source}: {reason}: correct the numbers of "names"')
+            reason = f"no object in these {len(images)} images is of a class of {self.data.origin}"
+            raise InputError(f'{source}: {reason}: correct the numbers of "names", or give a "val"')
         stated = coco.category_names(content, source)
         said = {str(stated.get(n, n)): count for n, count in left_out.items() if n not in names}
         parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
@@ -219,6 +219,10 @@ class Part:
                 segments = record.pop("segments_info")
                 record["painted"] = [(s["id"], index_of[s["category_id"]]) for s in segments]
         else:
+            if self.split.masks:
+                raise InputError(
+                    f"{self.data.origin}: give masks or annotations for semantic, not both"
+                )
             # Pixels of crowds and of classes without a name are ignored, whatever is below them.
             void = {"category_id": VOID, "iscrowd": 0, "ignore": 0}
             objects = [
@@ -237,7 +241,9 @@ class Part:
                 objects = sorted(record.pop("annotations"), key=_extent, reverse=True)
                 record["painted"] = [(entry["segmentation"], entry["label"]) for entry in objects]
         named = {*index_of.values()}
-        return [r for r in records if any(label in named for _, label in r["painted"])]
+        kept = [r for r in records if any(label in named for _, label in r["painted"])]
+        coco.log_left_out(made, records, kept, "no object of a class")
+        return kept
 
 
 def _images_alone(split: own_file.Split) -> JsonObject:
@@ -327,7 +333,7 @@ def _register(data: own_file.DataFile, which: str, task: str) -> str:
     return name
 
 
-def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonObject:
+def yolo_content(pairs: Pairs, names: Mapping[int, Any], listed: bool) -> JsonObject:
     """Content of an annotation file in COCO's format, with the sizes of the images in their headers.
 
     Args:
@@ -401,13 +407,16 @@ def _wrong_line(path: Path, line: tuple[int, Sequence[str]], wrong: str) -> Inpu
     return InputError(f"{path}, line {line[0]}: {shown(' '.join(line[1]))} {wrong}: correct it")
 
 
-def read_files(record: Record, label_count: int, ignore_label: int) -> bool:
+def read_files(
+    record: Record, label_count: int, ignore_label: int, max_pixels: int = MAX_PIXELS
+) -> bool:
     """Reads an image with its panoptic PNG or label map.
 
     Args:
         record: of the image.
         label_count: number of labels that a label map may hold.
         ignore_label: value of its pixels without ground truth.
+        max_pixels: largest number of pixels of an image that is decoded.
 
     Returns:
         True if no pixel has a label.
@@ -418,9 +427,9 @@ def read_files(record: Record, label_count: int, ignore_label: int) -> bool:
     size = (record["width"], record["height"]) if "width" in record else None
     ids = labels = None
     if "pan_seg_file_name" in record:
-        ids = read_panoptic_ids(record)
+        ids = read_panoptic_ids(record, max_pixels)
         size = (ids.shape[1], ids.shape[0])
-    height, width = read_image(record["file_name"], size).shape[:2]
+    height, width = read_image(record["file_name"], size, max_pixels).shape[:2]
     if "sem_seg_file_name" in record:
         labels = read_labels_of(
             record, num_classes=label_count, ignore_label=ignore_label, size=(width, height)
@@ -430,11 +439,12 @@ def read_files(record: Record, label_count: int, ignore_label: int) -> bool:
     return labels is not None and bool((labels == ignore_label).all())
 
 
-def check_data(names: Sequence[str]) -> list[str]:
+def check_data(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> list[str]:
     """Refuses data of one's own of which an image or label cannot be used, before the first step.
 
     Args:
         names: data sets as `register_data` registers them.
+        max_pixels: ``INPUT.MAX_PIXELS``.
 
     Returns:
         What is to be said: numbers of images and classes, and what has no name and is ignored.
@@ -463,14 +473,14 @@ def check_data(names: Sequence[str]) -> list[str]:
         sample = [records[i * len(records) // count] | values for i in range(count)]
         ignored = metadata.get("ignore_label", 255)
         try:
-            blank = [read_files(record, len(vocabulary), ignored) for record in sample]
+            blank = [read_files(record, len(vocabulary), ignored, max_pixels) for record in sample]
         except InputError as error:
             raise InputError(f"{metadata.origin}: {error}") from None
         if all(blank):
             wrong = f"{name}: none of {count} label maps has a pixel of a class"
             raise InputError(f'{metadata.origin}: {wrong}: correct the numbers of "names"')
         if values["label_values"] and "painted" not in records[0]:
-            said += [f"{name}: {text}" for text in _values_of(sample, metadata)]
+            said += [f"{name}: {text}" for text in _values_of(sample, metadata, max_pixels)]
         source = metadata.get("source")
         if source and source.left_out:
             wrong = "annotations of classes without a name, which are ignored"
@@ -483,11 +493,12 @@ def check_data(names: Sequence[str]) -> list[str]:
     return said + few
 
 
-def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:
+def _values_of(records: Sequence[Record], metadata: Any, max_pixels: int) -> Iterator[str]:
     """Sentences about the values of label maps: those without a name, and names without a pixel."""
     pixels = Counter[int]()
     for record in records:
-        values, counts = np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)
+        indices = read_indices(record["sem_seg_file_name"], max_pixels=max_pixels)
+        values, counts = np.unique(indices, return_counts=True)
         pixels.update(dict(zip(values.tolist(), counts.tolist())))
     unnamed = {value: pixels[value] for value in pixels.keys() - {*metadata.known_values}}
     if unnamed:

@@ -146,7 +146,7 @@ class DataFile:
     origin: Path
     train: Split
     val: Split
-    names: Mapping[int, str] | None = None
+    names: Mapping[int, str | tuple[str]] | None = None
     things: Mapping[int, bool] | None = None
     listed: bool = False
     ignore: int = SPARE[0]
@@ -342,7 +342,7 @@ def _named(data: DataFile, task: str) -> DataFile:
     # Roboflow lists the group of all classes as if it was one.
     groups = {str(entry.get("supercategory")) for entry in categories}
     chosen = data.names or {
-        entry["id"]: entry["name"].replace("|", " ")
+        entry["id"]: (entry["name"],)  # which is never split
         for entry in categories
         if entry.get("supercategory") != "none" or entry["name"] not in groups
     }

@@ -509,7 +509,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
 
     try:
         folders = [name for name in find_classes(root)[0] if not name.startswith(".")]
-        folders.sort(key=lambda folder: (folder.isdecimal() and int(folder), folder))
+        folders.sort(key=lambda f: (not f.isdecimal(), f.isdecimal() and int(f), f))
         if not folders:
             raise FileNotFoundError("its folders are all hidden")
         label_of = {folder: label for label, folder in enumerate(folders)}

@@ -115,7 +115,7 @@ class SemSegTrainMapper(samples.Configurable):
         Raises:
             InputError: image or label map cannot be read or do not agree.
         """
-        image = read_image(record["file_name"], max_pixels=self.max_pixels)
+        image = read_image(record["file_name"], samples.stated_size(record), self.max_pixels)
         labels = read_labels_of(
             record,
             num_classes=self.num_classes,

@@ -129,8 +129,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
         truth = self.data(name)
         batches = evaluation_batches(truth.records, self.mapper, self.workers)
-        words = self.examples.added(name, truth.vocabulary, truth.seen)
-        model.set_vocabulary(words, seen=truth.seen)
+        model.set_vocabulary(truth.vocabulary, seen=truth.seen)
         (alpha, beta), tasks = model.exponents, truth.tasks
         self._named = {
             fusion: fusion_of(fusion, alpha, beta, tasks, model.void_discount)
@@ -192,9 +191,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
 
     def _read(self, name: str) -> PanopticGroundTruth:
         how = self.tasks, self.train_vocabulary, self.label_files.get(name, "")
-        if ground_truth.is_semantic_only(name):
-            return ground_truth.read_semantic_only(name, *how)
-        return ground_truth.read_panoptic_ground_truth(name, *how)
+        alone = ground_truth.is_semantic_only(name)
+        read = ground_truth.read_semantic_only if alone else ground_truth.read_panoptic_ground_truth
+        truth = read(name, *how)
+        return truth._replace(vocabulary=self.examples.added(name, truth.vocabulary, truth.seen))
 
     def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set and fusion."""

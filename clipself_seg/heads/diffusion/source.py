@@ -181,10 +181,8 @@ class DiffusionFeatures(FeatureSource):
         """
         height, width = images.shape[-2:]
         if height % DIVISIBILITY or width % DIVISIBILITY:
-            raise InputError(
-                f"diffusion features of {height}x{width} pixels: pad to multiples of {DIVISIBILITY} "
-                "(MODEL.MASK_FORMER.SIZE_DIVISIBILITY)"
-            )
+            size = f"{height}x{width} pixels"
+            raise InputError(f"{size}: MODEL.MASK_FORMER.SIZE_DIVISIBILITY must be {DIVISIBILITY}")
         side = min(self.crop, height, width)
         windows = StridedWindows(side, side)
         corners = windows.corners((height, width))

@@ -18,7 +18,7 @@ from clipself_seg.checkpoints.read import fit, read_checkpoint
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
-from clipself_seg.errors import InputError, of_extra
+from clipself_seg.errors import InputError, in_short, of_extra
 from clipself_seg.heads.diffusion.stable_diffusion import (
     SMALL,
     TOKENS,
@@ -53,24 +53,24 @@ BLOCK_NAMES = {
 
 
 @torch.no_grad()
-def encode_empty_prompt(tensors: Mapping[str, Tensor]) -> Tensor:
+def encode_empty_prompt(tensors: Mapping[str, Tensor], source: str, width: int) -> Tensor:
     """Last hidden state (1, T, C) of the empty prompt after the final norm, in float32.
 
     Args:
         tensors: tensors of transformers' `CLIPTextModel`, with or without ``text_model.`` before their
             names.
+        source: file or folder that they are from.
+        width: channels C of a prompt.
 
     Raises:
         InputError: a tensor is missing, or its shape does not fit the others.
     """
     weights = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     try:
-        return _encode(weights)
-    except KeyError as error:
-        raise InputError(f"the text tower lacks {error.args[0]}") from None
-    except (RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the text tower is not Stable Diffusion v1's ({reason})") from None
+        return _encode(weights).view(1, TOKENS, width)
+    except (KeyError, RuntimeError, IndexError) as error:
+        reason = f"is not Stable Diffusion v1's, or not whole ({in_short(error)}): {REMEDY}"
+        raise InputError(f"{source}: its text_encoder {reason}") from None
 
 
 def _encode(weights: Mapping[str, Tensor]) -> Tensor:
@@ -145,15 +145,7 @@ def load_stable_diffusion(
     parts = read_stable_diffusion(weights)
     logger.info("%s", _load_strictly(unet, parts["unet"], "U-Net", weights))
     logger.info("%s", _load_strictly(vae, parts["vae"], "autoencoder", weights))
-    try:
-        empty_prompt = encode_empty_prompt(parts["text_encoder"])
-    except InputError as error:
-        raise InputError(f"{weights}: {error}") from None
-    if empty_prompt.shape != (1, TOKENS, sizes.text):
-        raise InputError(
-            f"{weights}: its prompts are {tuple(empty_prompt.shape)[1:]}, Stable Diffusion v1's "
-            f"are {(TOKENS, sizes.text)}"
-        )
+    empty_prompt = encode_empty_prompt(parts["text_encoder"], weights, sizes.text)
     return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt)
 
 
@@ -204,11 +196,6 @@ def _read_file(path: Path) -> Parts:
     parts = {}
     for part, prefix in COMPVIS.items():
         own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if not own:
-            raise InputError(
-                f"{path} holds no {part} (no tensor starts with {prefix}, the first is "
-                f"{next(iter(tensors))}): {REMEDY}"
-            )
         renamed = own if part == "text_encoder" else _under_new_names(path, part, own)
         parts[part] = {
             name.removeprefix(prefix): tensor

@@ -212,8 +212,37 @@ def test_named_categories_alone_are_kept_and_held_out_ones_evaluated_alone(tmp_p
     assert counts == [1, 2]
     (tmp_path / "parts.yaml").write_text(text + "names: {4: dog}")
     data = register_data(tmp_path / "parts.yaml", "detection")
-    with pytest.raises(InputError, match="none of its annotations is of a class of .*parts.yaml"):
+    with pytest.raises(
+        InputError, match="no object in these 12 images is of a class of .*parts.yaml"
+    ):
         DatasetCatalog.get(data.train)
+
+
+def test_objects_and_label_maps_are_no_two_truths_of_a_semantic_training(tmp_path):
+    draw_images(tmp_path / "images")
+    write_coco(tmp_path / "a.json")
+    parts = "{images: images, masks: images, annotations: a.json}"
+    (tmp_path / "parts.yaml").write_text(f"train: {parts}\nval: {parts}\n")
+    with pytest.raises(InputError, match="parts.yaml: give masks or annotations for semantic, not"):
+        sem_seg_records(register_data(tmp_path / "parts.yaml", "semantic").train)
+
+
+def test_images_without_an_object_are_left_out_of_painted_label_maps_and_counted(tmp_path, caplog):
+    draw_images(tmp_path / "images")
+    path = write_coco(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    kept = [one for one in content["annotations"] if one["image_id"] > 4]
+    path.write_text(json.dumps(content | {"annotations": kept}))
+    assert len(sem_seg_records(register_data(path, "semantic").train)) == 7
+    assert re.search("a.json: 3 of 10 .*no object of a class", caplog.text)
+
+
+def test_a_comma_in_the_name_of_a_category_separates_no_synonyms(tmp_path):
+    draw_images(tmp_path / "images")
+    names = ("traffic light, red", "traffic light, green")
+    categories = [{"id": number, "name": name} for number, name in zip((3, 7), names)]
+    data = register_data(write_coco(tmp_path / "a.json", categories=categories), "detection")
+    assert find_dataset(data.train, DetectionSet).vocabulary.first_names == names
 
 
 def test_a_panoptic_json_trains_segments_and_label_maps_and_unnamed_ones_are_void(tmp_path):

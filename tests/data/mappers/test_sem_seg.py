@@ -9,6 +9,7 @@ from PIL import Image
 
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, SemSegTrainMapper
+from clipself_seg.errors import InputError
 
 SIDE = 32
 RECIPE = [
@@ -51,6 +52,11 @@ def test_labels_follow_the_picture_through_crop_and_flip(tmp_path, draw):
     assert sample["image"].shape == (3, SIDE, SIDE) and sample["image"].dtype == torch.uint8
     assert sample["sem_seg"].dtype == torch.uint8
     torch.testing.assert_close(sample["image"][0], sample["sem_seg"] * 20)
+
+
+def test_an_image_that_lies_where_its_annotations_stand_is_refused(record):
+    with pytest.raises(InputError, match="a.png is 96 x 64, by its annotation .* it is 64 x 96"):
+        mapper()(record | {"width": 64, "height": 96}, 0)
 
 
 def test_labels_of_an_image_at_half_size_are_its_even_pixels(tmp_path):

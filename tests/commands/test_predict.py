@@ -138,7 +138,7 @@ REFUSED = [
     # A configuration of another task is said before its weights are fetched.
     (
         "--task semantic",
-        "mini/detection does detection, not semantic",
+        "mini/detection does detection: leave out the task semantic",
         {"config": "mini/detection", "weights": "catseg-base", "opts": ()},
     ),
     ("--save panoptic", "--save panoptic .* with --task semantic, which has overlays, labels"),

@@ -130,7 +130,7 @@ def test_the_task_chooses_among_the_models_of_a_name(exported, tmp_path):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--model", "mini-fvit", "--task", "panoptic"), "does detection, not panoptic"),
+        (("--model", "mini-fvit", "--task", "panoptic"), "does detection: leave out the"),
         ((), "no model: name one, such as --model eva02-vitb16"),
         (("--model", "mini-clipself", "--opts", "SEED", "1"), "a CLIP alone, without a config"),
         (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),

@@ -192,7 +192,7 @@ def test_a_bad_entry_of_a_list_is_named_by_its_index(made, turned):
 
 
 def test_a_model_of_another_task_is_named_before_keys_that_it_does_not_read():
-    with pytest.raises(InputError, match="mini/detection.yaml does detection, not semantic"):
+    with pytest.raises(InputError, match="mini/detection.yaml does detection: leave out"):
         opts = ["TEST.BACKGROUND.THRESHOLD", "0.5"]
         load(config_file="mini/detection.yaml", opts=opts, task="semantic")
 

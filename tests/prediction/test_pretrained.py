@@ -298,7 +298,7 @@ def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
     info = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]
     assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
     assert predict.main([*words, "--task", "semantic"]) == 2
-    assert f"{folder} does panoptic, not semantic" in capsys.readouterr().err
+    assert f"{folder} does panoptic: leave out the task semantic" in capsys.readouterr().err
 
 
 CONFIG_FILES = {"MODEL.WEIGHTS": "model.safetensors", "MODEL.CLIP.WEIGHTS": "clip.safetensors"}

@@ -145,7 +145,7 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
         torch.save({"bias": torch.zeros(1)}, tmp_path / file)
     for given, says in [
         (("catseg-bse",), 'did you mean "catseg-base"'),
-        (("catseg-base", "panoptic"), "catseg-base does semantic, not panoptic"),
+        (("catseg-base", "panoptic"), "catseg-base does semantic: leave out the task panoptic"),
         (("catseg-base", "boxes"), 'unknown task "boxes"'),
         (("catseg-base", "instance"), r"detection: boxes and masks of instances\)"),
         (

@@ -103,11 +103,8 @@ def _options(parser: CommandLine) -> None:
     flag(parser, "--skip-existing", again)
     value(parser, "--batch-size", "images per batch", 1, kind=within(int, 1))
     options.device(parser)
-    flag(
-        parser,
-        "--track",
-        "follow the objects of videos: tracks/NAME.json (COCO's), NAME.txt (MOT's)",
-    )
+    track = "follow the objects of videos: tracks/NAME.json (COCO's), NAME.txt (MOT's)"
+    flag(parser, "--track", track)
     rare = group(parser, rare=True)
     options.precision(rare)
     every = "take one of N frames of a video"
@@ -255,11 +252,8 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = (
-        Vocabulary("custom", (), numbered=False)
-        if args.words is None
-        else Vocabulary.of(args.words)
-    )
+    nothing = Vocabulary("custom", (), numbered=False)
+    words = nothing if args.words is None else Vocabulary.of(args.words)
     if args.example:
         from clipself_seg.data.examples import read_example  # OpenCV, which takes a while
 

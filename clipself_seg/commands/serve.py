@@ -150,7 +150,7 @@ def _app(args: argparse.Namespace) -> FastAPI:
         _answers(args),
         # The small models have a token for each 8 pixels: they would take minutes for a photograph.
         Limits(side=SCENE_SIDE) if mini else Limits(),
-        words=_typed(words),
+        words=args.words if args.words in Vocabulary.available() else _typed(words),
         stuff=_typed(stuff),
         examples=_examples(args.images, scenes=mini),
         hosts=["localhost", _called(args.host), *(args.allow_host or ())],

@@ -146,7 +146,7 @@ class Limits(NamedTuple):
 
     size: int = 20_000_000
     pixels: int = 25_000_000
-    words: int = 200
+    words: int = 256
     seconds: float = 120
     waiting: int = 8
     side: int = 1600
@@ -271,7 +271,7 @@ class Answers:
         """
         if task == "maps":
             view = None
-            if panoptic := self.predictors.get("panoptic"):
+            if (panoptic := self.predictors.get("panoptic")) and panoptic.model.masks.generates:
                 panoptic.set_vocabulary(asked.words)
                 view = PanopticView(panoptic)
             content = Content(clips=self.clips, words=asked.words, side=self.side, panoptic=view)

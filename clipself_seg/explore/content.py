@@ -73,7 +73,7 @@ class Content:
         }
         for title, clip in clips.items():
             clip.check_side(self._sides[title])
-        self._world_check = WorldCheck.of([clip.name for clip in clips.values()])
+        self._world_check = WorldCheck([clip.name for clip in clips.values()])
         self._texts = {
             title: TextBank(clip).embed(words).cpu().numpy() for title, clip in clips.items()
         }
@@ -106,16 +106,13 @@ class Content:
             image: (H, W, 3) uint8 RGB.
             name: its name on the page.
         """
-        check, warning = self._world_check, ""
-        if check is not None:
-            warning = check.of_words(self.words.worded) or check.of_images([image])
         return {
             "name": name,
             "width": image.shape[1],
             "height": image.shape[0],
             "jpeg": jpeg_address(image, SHOWN_SIDE),
             "maps": [self._map(title, image) for title in self.clips],
-            "warning": warning,
+            "warning": self._world_check.warning(self.words.worded, [image]),
             "panoptic": None if self.panoptic is None else self.panoptic.image(image),
         }
 

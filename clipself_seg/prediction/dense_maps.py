@@ -19,7 +19,7 @@ from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.backbone import load_backbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import MAX_PIXELS, fit_size
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.device import chosen_device
 from clipself_seg.errors import InputError, require_unique
 from clipself_seg.evaluation.named import name_and_value
@@ -106,7 +106,7 @@ class DenseMapResults:
         self.clusters = clusters
         self.vocabulary = words
         self.words = () if words is None else words.first_names
-        self._world_check = WorldCheck.of([clip.name for clip in clips.values()])
+        self._check = WorldCheck([clip.name for clip in clips.values()])
         self._texts = {
             title: (
                 TextBank(clip).embed(words).cpu().numpy()
@@ -125,11 +125,7 @@ class DenseMapResults:
             InputError: the image has fewer cells than there are clusters.
         """
         classes = () if self.vocabulary is None else self.vocabulary.classes
-        return [self._sheet(image, self._warning(classes, image)) for image in images]
-
-    def _warning(self, classes: Sequence[VocabularyClass], image: np.ndarray) -> str:
-        check = self._world_check
-        return "" if check is None else check.of_words(classes) or check.of_images([image])
+        return [self._sheet(image, self._check.warning(classes, [image])) for image in images]
 
     def _sheet(self, image: np.ndarray, warning: str) -> tuple[Image.Image, str]:
         """The sheet of an image with a warning below it, and the warning."""
@@ -161,9 +157,15 @@ class DenseMapResults:
         return drawn, warning
 
     def write(self, source: ImageFile, result: tuple[Image.Image, str]) -> Written:
-        """Writes the sheet of an image."""
+        """Writes the sheet of an image.
+
+        Raises:
+            InputError: the sheet would replace the image.
+        """
         drawn, warning = result
-        save_png(drawn, self.folder / f"{source.name}.png")
+        path = self.folder / f"{source.name}.png"
+        source.require_other(path)
+        save_png(drawn, path)
         return Written([f"{source.name}.png"], {"warning": warning} if warning else {})
 
     def _clusters(self, features: np.ndarray) -> np.ndarray:

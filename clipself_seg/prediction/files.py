@@ -31,6 +31,15 @@ class ImageFile:
     file_name: str
     name: str = ""
 
+    def require_other(self, result: Path) -> None:
+        """Refuses a file of results that is the image itself.
+
+        Raises:
+            InputError: it would be replaced.
+        """
+        if self.path.exists() and result.exists() and result.samefile(self.path):
+            raise InputError(f"{result} would replace the image itself: give another --output")
+
 
 @dataclasses.dataclass
 class InputFiles:

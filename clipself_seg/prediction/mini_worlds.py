@@ -28,7 +28,8 @@ SIZES = frozenset(
 
 
 class WorldCheck:
-    """Looks at the class names and images of a model on a mini CLIP, and logs the first of no generated world.
+    """Looks at the class names and images of a model on a mini CLIP, and logs the first of no generated world; of a
+    model on other CLIPs it says nothing.
 
     These CLIPs were trained on captions and images of two generated worlds. To any other word, and of a photograph,
     they give an answer all the same, and nothing in it says that it means little.
@@ -38,25 +39,26 @@ class WorldCheck:
     warning unless it was cut or resized, and a photograph causes none only if it has one of these ten sizes.
     """
 
-    def __init__(self, task: str | None) -> None:
+    def __init__(self, clips: Sequence[str], task: str | None = None) -> None:
         """
         Args:
+            clips: open_clip's names of the model's CLIPs.
             task: of the model; None for a CLIP alone.
         """
+        self.mini = any(name in MINI_CLIPS.values() for name in clips)
         self.task = task
         self._warned = False
 
-    @classmethod
-    def of(cls, clips: Sequence[str], task: str | None = None) -> WorldCheck | None:
-        """The check of a model with these CLIPs, by open_clip's names; None if all of them know more."""
-        return cls(task) if any(name in MINI_CLIPS.values() for name in clips) else None
+    def warning(self, classes: Sequence[VocabularyClass], images: Sequence[np.ndarray]) -> str:
+        """A sentence about class names or, where these are known, images (H, W, 3) of no world, else empty."""
+        return self.of_words(classes) or self.of_images(images)
 
     def of_words(self, classes: Sequence[VocabularyClass]) -> str:
         """A sentence if a class name is in no caption of the worlds, else empty; the first one is logged."""
         strange = [
             entry.names[0]
             for entry in classes
-            if not any(_plain(name) in known_names() for name in entry.names)
+            if self.mini and not any(_plain(name) in known_names() for name in entry.names)
         ]
         if not strange:
             return ""
@@ -67,7 +69,7 @@ class WorldCheck:
     def of_images(self, images: Sequence[np.ndarray]) -> str:
         """A sentence if an image (H, W, 3) has a size of none of theirs, else empty; the first one is logged."""
         for height, width, _ in (image.shape for image in images):
-            if (width, height) not in SIZES:
+            if self.mini and (width, height) not in SIZES:
                 size = f"{width} x {height} pixels"
                 return self._logged(f"whose images have other sizes than the {size} of one here")
         return ""

@@ -99,7 +99,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         trained: the training vocabulary, of a task that tells seen classes from unseen ones; None of others, and where
             the model's weights name its classes.
         given: the words that are set; None before `set_vocabulary`.
-        world_check: warns of class names and images that the mini models do not know; None is silent.
+        world_check: warns of class names and images that the mini models do not know; None makes one that is silent.
         absent: settings of `set_absent`; None if words stay as they are.
         task: "semantic", "panoptic" or "detection".
     """
@@ -130,7 +130,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         self.model = model.eval()
         self.mapper = mapper
         self.trained = trained
-        self.world_check = world_check
+        self.world_check = world_check or WorldCheck([])
         self.config = config
 
     @classmethod
@@ -148,7 +148,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         clips = [] if cfg.DATASETS.DATA else [cfg.MODEL.CLIP.NAME]
         return {
             "model": build_model(cfg) if model is None else model,
-            "world_check": WorldCheck.of(clips, cls.task),
+            "world_check": WorldCheck(clips, cls.task),
             "config": cfg,
         }
 
@@ -200,14 +200,13 @@ class ImagePredictor(abc.ABC, Generic[R]):
             further: classes of the model behind those of the vocabulary.
             own: attributes of `GivenWords` that are others than those of the words alone.
         """
-        check = self.world_check
         first = 0 if words.numbered else 1  # programs take 0 for nothing
         of_words: dict[str, Any] = {
             "names": tuple(words.first_names),
             "category_ids": tuple(first + entry.dataset_id for entry in words.classes),
             "seen": classes.seen,
             "label_of_class": tuple(range(len(words))),
-            "warning": "" if check is None else check.of_words([*words.worded, *further]),
+            "warning": self.world_check.of_words([*words.worded, *further]),
         }
         return GivenWords(vocabulary=words, classes=classes, **of_words | own)
 
@@ -313,8 +312,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
             how: options of the task, see its `outputs`.
         """
         given = given or self.require_words()
-        if self.world_check is not None:
-            self.world_check.of_images(images)
+        self.world_check.of_images(images)
         samples = [self.mapper.resized(image) for image in images]
         looks = self._look(images, samples, given)
         run: Any = self.outputs  # with what the task offers
@@ -388,8 +386,6 @@ class ImagePredictor(abc.ABC, Generic[R]):
 
     def warning_of(self, images: Sequence[np.ndarray], given: GivenWords) -> str:
         """A sentence if the model does not know these words or images (H, W, 3) like these, else empty."""
-        if self.world_check is None:
-            return ""
         return given.warning or self.world_check.of_images(images)
 
 

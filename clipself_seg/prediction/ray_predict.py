@@ -145,8 +145,10 @@ def _pixels(image: str, content: bytes, max_pixels: int) -> np.ndarray:
 
 
 def _source(image: str) -> ImageFile:
-    """The file of an image, by whose name its masks are found."""
-    return ImageFile(Path(image), image, PurePath(image.rpartition("#")[2]).stem)
+    """The file of an image, by whose name its masks are found, or by its key in a shard."""
+    shard, _, key = image.rpartition("#")
+    name = key if shard.lower().endswith(SHARD) else image
+    return ImageFile(Path(image), image, PurePath(name).stem)
 
 
 def _row(outcome: Prediction | Exception) -> Row:
@@ -213,8 +215,9 @@ def predict_over_ray(
         Number of images with an error in place of results, and of all in the folder.
 
     Raises:
-        InputError: Ray is missing or ends, an input cannot be used, the folder has results of other settings,
-            another process is at work there, or a worker wants a GPU and there is none.
+        InputError: Ray is missing or ends, its cluster does not answer, an input cannot be used, the folder has
+            results of other settings or another table, another process is at work there, or a worker wants a GPU and
+            there is none.
     """
     ray, data = optional("ray"), optional("ray.data")
     folder = Path(output).absolute()
@@ -227,8 +230,8 @@ def predict_over_ray(
         done = set(column_of(folder, "image"))
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         environment = {"env_vars": typed_environment()}
-        ray.init(log_to_driver=False, logging_level="WARNING", runtime_env=environment)
         try:
+            ray.init(log_to_driver=False, logging_level="WARNING", runtime_env=environment)
             resources = ray.cluster_resources()
             gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
             device = device or ("cuda" if gpus else "cpu")
@@ -261,13 +264,20 @@ def predict_over_ray(
 
 
 def column_of(folder: Path, name: str) -> list[Any]:
-    """A column of all files of results; one that a killed call left half-written is removed."""
+    """A column of all files of results; one that a killed call left half-written is removed.
+
+    Raises:
+        InputError: a Parquet file is a table of something else.
+    """
     pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
     values = []
     for path in sorted(folder.glob(f"*{TABLE}")):
         try:
-            values += parquet.read_table(path, columns=[name])[name].to_pylist()
-        except (OSError, KeyError, pyarrow.ArrowException):
+            with parquet.ParquetFile(path) as file:
+                if file.schema_arrow.names != _schema().names:
+                    raise InputError(f"{path} is no table of results: give another --output")
+                values += file.read([name])[name].to_pylist()
+        except pyarrow.ArrowInvalid:  # its end, where the columns stand, is missing
             logger.warning("%s is not whole: its images are done again", path)
             path.unlink()
     return values

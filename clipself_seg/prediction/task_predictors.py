@@ -21,7 +21,7 @@ from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.masks import mask_arrays
+from clipself_seg.data.masks import MASK_BYTES, EncodedMasks, encode_masks, mask_arrays
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
@@ -151,6 +151,8 @@ class SemanticPredictor(ImagePredictor[results.Segmentation]):
     ) -> results.Segmentation:
         """The segmentation from the model's scores, or from the best class of every pixel."""
         maps, count = None, len(given.names)
+        if nothing:  # dropped words have no score
+            output = {name: torch.zeros_like(values) for name, values in output.items()}
         if "sem_seg" in output:
             maps = _label_scores(output["sem_seg"], given)
             labels, best = maps.argmax(dim=0), maps.amax(dim=0)
@@ -498,10 +500,8 @@ class DetectionPredictor(ImagePredictor[results.Detections]):
         instances = output["instances"].to("cpu")
         if nothing:
             instances = instances[:0]
-        boxes, scores = (
-            instances.pred_boxes.tensor.float().numpy(),
-            instances.scores.float().numpy(),
-        )
+        boxes = instances.pred_boxes.tensor.float().numpy()
+        scores = instances.scores.float().numpy()
         results.require_finite(boxes, scores)
         return results.Detections(
             boxes=boxes,
@@ -546,10 +546,13 @@ class BoxesOfSegments(PanopticPredictor):
         self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
     ) -> results.Detections:
         """The segments, the best first."""
-        regions = super().result(output, given, nothing, **common).regions()
+        regions = super().result(output, given, nothing, **common).streamed_regions()
         order = np.argsort(-regions.scores, kind="stable")
-        ordered = {name: values[order] for name, values in regions._asdict().items()}
-        return results.Detections(**ordered, seen=given.seen, **common)
+        boxes, labels, scores = (values[order] for values in regions[:3])
+        masks = results.MapMasks(regions.masks.numbers, regions.masks.values[order])
+        large = len(order) * masks.numbers.size > MASK_BYTES
+        kept = EncodedMasks(encode_masks(masks)) if large else masks.all()
+        return results.Detections(boxes, scores, labels, kept, seen=given.seen, **common)
 
     def about(self) -> dict[str, Any]:
         return {

@@ -56,6 +56,7 @@ def track_video(
     write_text(results.folder / files[1], tracks.to_mot())
     if "overlays" in save:
         files.append(f"overlays/{source.name}.mp4")
+        source.require_other(results.folder / files[-1])
         names = results.predictor.names
         with (
             contextlib.closing(Video(source.path, results.max_pixels)) as again,

@@ -135,12 +135,12 @@ def predict_video(
         batch_size: frames that the model gets at once.
 
     Raises:
-        InputError: the video cannot be read, or is cut off; what comes before that is written.
+        InputError: the video cannot be read, would be replaced by its overlays, or is cut off; what comes before
+            that is written.
         OSError: results cannot be written.
     """
-    labels = results.folder / "labels" / f"{source.name}.mp4"
     if "labels" in save:
-        _remove_frames(labels)
+        _remove_frames(results.folder / f"labels/{source.name}.mp4")
     files, count = [], 0
     with contextlib.ExitStack() as opened:
         video = Video(source.path, results.max_pixels)
@@ -148,14 +148,15 @@ def predict_video(
         if "overlays" in save:
             files.append(f"overlays/{source.name}.mp4")
             path = results.folder / files[0]
+            source.require_other(path)
             add = opened.enter_context(written_frames(path, video.rate / every))
         for number, result in predicted_frames(results, video, every, batch_size):
             count += 1
             if "overlays" in save:
                 add(np.asarray(result.overlay(legend=False, enlarge=False)))
             if "labels" in save:
-                image = label_image(result.labels, result.names)
-                save_png(image, labels / f"{number:06d}.png")
+                files.append(f"labels/{source.name}.mp4/{number:06d}.png")
+                save_png(label_image(result.labels, result.names), results.folder / files[-1])
     video.require_whole()
     return Written(files, {"frames": count, "every": every, "rate": video.rate})
 
@@ -213,14 +214,16 @@ def _require_video(path: Path) -> None:
     """Refuses what does not begin as a video does, whatever its name.
 
     Raises:
-        InputError: no regular file, or none of the containers that are read.
+        InputError: no regular file, one that may not be read, or none of the containers that are read.
     """
     try:
         require_regular_file(path)
         with open(path, "rb") as file:
             begin = file.read(12)
-    except FileNotFoundError:
-        raise InputError(f"video {path} is missing: restore it, or leave it out") from None
+    except OSError as error:
+        raise InputError(
+            f"video {path} cannot be read ({error.strerror}): restore it, or leave it out"
+        ) from None
     avi = begin[:4] == b"RIFF" and begin[8:] == b"AVI "
     if not (avi or begin[:4] == _MATROSKA or begin[4:8] in _BOXES):
         raise InputError(

@@ -95,7 +95,11 @@ class ResultFiles:
         return self.predictor.predict_batch(images)
 
     def write(self, source: ImageFile, result: results.Prediction) -> Written:
-        """Writes what was asked for of an image."""
+        """Writes what was asked for of an image.
+
+        Raises:
+            InputError: it would replace the image.
+        """
         entry: Entry = {"size": list(result.image.shape[:2])}
         drawn = dict[str, Image.Image]()
         if "overlays" in self.save:
@@ -118,17 +122,15 @@ class ResultFiles:
         files = []
         for kind, image in drawn.items():
             files.append(f"{kind}/{source.name}.png")
+            source.require_other(self.folder / files[-1])
             save_png(image, self.folder / files[-1])
         if result.presence is not None:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
         if "coco" in self.save:
             regions = result.streamed_regions()
-            if (
-                "overlaps" in self.save
-                and isinstance(result, results.PanopticSegmentation)
-                and result.given
-            ):
+            if "overlaps" in self.save:
+                assert isinstance(result, results.PanopticSegmentation) and result.given
                 # Read again: results that keep the masks of many images would fill memory.
                 given = self.predictor.mapper.masks.read(source.name, result.image.shape[:2])
                 regions = result.given.regions(given.masks)

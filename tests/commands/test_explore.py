@@ -27,7 +27,6 @@ def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),
         (("--stuff", "grass"), "--stuff needs --panoptic"),
         (("--panoptic", "--stuff", "water", "--model", "mini"), 'stuff "water" is not in the voc'),
     ],

@@ -49,14 +49,12 @@ MISTAKES = [
         "predict a.jpg --words dog grass sky",
         'quotes are missing: --words takes one value, such as --words "dog, grass, sky"',
     ),
-    ("explore a.jpg --words dog grass", '--words "dog, grass"'),
     ("compare", "the following arguments are required: "),
     ("predict a.jpg --words", "--words: expected one argument"),
     ("predict a.jpg --batch-size many --words dog", "--batch-size: invalid number value: 'many'"),
     ("predict a.jpg --save ovrlays", "--save: invalid choice: 'ovrlays'"),
     ("train --confg-file mini/patches", '"--confg-file": did you mean "--config-file"?'),
     ("train --task semantic --data a.yaml SEED", '"SEED" has no value'),
-    ("export --words dog --opts SEED -o a.onnx", '"SEED" has no value'),
     ("doctor now", "doctor takes no 'now'"),
 ]
 

@@ -93,3 +93,17 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):
 def test_nothing_is_loaded_that_nobody_asked_for(words, models, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     assert serve._models(serve.main.parser().parse(words)) == models
+
+
+def test_a_built_in_vocabulary_is_on_the_page_by_its_name(monkeypatch):
+    monkeypatch.undo()
+    pytest.importorskip("fastapi", reason="the extra demo is not installed")
+    from clipself_seg.explore import server
+    from clipself_seg.explore.answers import typed_words
+
+    read = lambda answers, limits, words, **_: typed_words(words, limits)  # noqa: E731
+    monkeypatch.setattr(server, "make_app", read)
+    monkeypatch.setattr(serve, "choose_clips", lambda args: None)
+    monkeypatch.setattr(serve, "_answers", lambda args: None)
+    args = serve.main.parser().parse(["--words", "ade20k_150"])
+    assert serve._app(args).name == "ade20k_150"

@@ -130,7 +130,7 @@ def test_the_task_chooses_among_the_models_of_a_name(exported, tmp_path):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--model", "mini-fvit", "--task", "panoptic"), "does detection, not panoptic"),
+        (("--model", "mini-fvit", "--task", "panoptic"), "does detection: leave out the"),
         ((), "no model: name one, such as --model eva02-vitb16"),
         (("--model", "mini-clipself", "--opts", "SEED", "1"), "a CLIP alone, without a config"),
         (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),
@@ -166,6 +166,9 @@ def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err
     written = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert written == {"one.png", "dense_maps.json"}
+    assert run(dense_maps, *words[:-1], tmp_path) == 2
+    assert "one.png would replace the image itself: give another" in capsys.readouterr().err
+    assert Image.open(tmp_path / "one.png").size == (60, 40)
 
 
 @pytest.fixture

@@ -454,7 +454,7 @@ def test_task_and_model_give_configuration_and_weights(words, config, opts):
 
 
 def test_a_model_of_another_task_is_refused():
-    with pytest.raises(InputError, match="mini-fvit does detection, not semantic"):
+    with pytest.raises(InputError, match="mini-fvit does detection: leave out the task semantic"):
         train.parse(["--task", "semantic", "--model", "mini-fvit"])
     with pytest.raises(InputError, match="mini-fvit is no CLIP alone"):
         train.parse(["--task", "distillation", "--model", "mini-fvit"])

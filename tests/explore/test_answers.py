@@ -4,6 +4,7 @@ import base64
 import functools
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,14 @@ def test_answers_of_a_mini_model_say_what_it_does_not_know():
             assert said in answer["warning"] and bool(said) == bool(answer["warning"])
     with pytest.raises(KeyError, match="detection"):
         served("semantic").answer("detection", asked)
+
+
+def test_maps_need_no_masks_that_are_generated():
+    panoptic = SimpleNamespace(model=SimpleNamespace(masks=SimpleNamespace(generates=False)))
+    clips = served("semantic").clips
+    answers = Answers(clips=clips, side=64, predictors={"panoptic": panoptic})
+    said = answers.answer("maps", read_request(request(), Limits()))
+    assert said["models"]["panoptic"] is None and said["image"]["panoptic"] is None
 
 
 def test_a_detector_is_asked_for_the_words_alone_and_says_so():

@@ -116,6 +116,32 @@ def test_sharpness_and_images_change_the_maps(opened):
     assert opened.run("document.getElementById('picture').alt") == NAMES[1]
 
 
+STAY = """(async () => {
+  const [one, two] = [...document.querySelectorAll("script.image")].map(read);
+  const shown = () => [byId("picture").alt, explorer.state.image.name];
+  const own = unpackMap;
+  const late = (image) => {
+    const wait = new Promise((resolve) => (late.go = resolve));
+    unpackMap = (map) => wait.then(() => own(map));
+    const done = explorer.show(image);
+    unpackMap = own;
+    return () => (late.go(), done);
+  };
+  const second = late(two);
+  await explorer.draw(); // as when a word is pressed
+  await second();
+  const first = shown();
+  const overtaken = late(one);
+  await explorer.show(two);
+  await overtaken();
+  return [...first, ...shown()];
+})()"""
+
+
+def test_maps_stay_with_their_image_while_another_one_is_unpacked(opened):
+    assert opened.run(STAY) == 4 * [NAMES[1]]
+
+
 def test_a_word_is_looked_for(opened):
     opened.run(
         "(() => { const box = document.getElementById('word-search'); box.value = 'RED s';"

@@ -141,16 +141,8 @@ def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
     made = predictor()
     assert made.model.all_synonyms is True and made.given.seen.tolist() == [True, False]
     made.set_vocabulary("ov_coco_65")
-    assert (
-        made.model.all_synonyms is False
-        and len(made.given.seen) == 65
-        and not made.given.seen.any()
-    )
-    with pytest.raises(InputError, match="name 'dog' is there twice"):
-        made.set_vocabulary("dog, dog")
-    assert len(made.vocabulary) == 65
-    with pytest.raises(RuntimeError, match="set_vocabulary"):
-        DetectionPredictor(model=made.model, mapper=made.mapper)(np.zeros((9, 9, 3), np.uint8))
+    assert made.model.all_synonyms is False and len(made.given.seen) == 65
+    assert not made.given.seen.any()
 
 
 def detector(weights, opts):

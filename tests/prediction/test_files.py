@@ -55,16 +55,12 @@ def test_links_to_nothing_are_failures(tmp_path):
     assert [image.name for image in found.images] == ["a"]
     failed = {str(tmp_path / "in" / name) for name in ("dead.jpg", "loop.jpg")}
     assert set(found.failed) == failed and set(found.failed.values()) == {"a link to nothing"}
-    (tmp_path / "in/a.jpg").unlink()
-    with pytest.raises(InputError, match="no images: "):
-        find_images([tmp_path / "in"], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "inputs, output, message",
     [
         (["empty"], "out", "no images: "),
-        (["gone"], "out", "no images: "),
         (["x"], "x", "is both input and output"),
         (["x/a.jpg", "y/a.jpg"], "out", "x/a.jpg and .*y/a.jpg would write results under"),
     ],

@@ -163,25 +163,16 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
     predict("semantic", inputs, out)
     os.utime(inputs / "image 0.png", ns=(1, 1))
     (out / "labels/sub/image 1.png").unlink()
+    (out / "overlays/image 2.png").write_bytes(b"")  # cut off
     journal = out / FILE_NAME
     lines = journal.read_text().splitlines()
     lines.insert(2, lines[0])  # the settings once more
     journal.write_text("\n".join(lines)[:-9])  # without the end of the last image's line
-    assert predict("semantic", inputs, out, resume=True) == [0, 1, 3]
+    assert predict("semantic", inputs, out, resume=True) == [0, 1, 2, 3]
     assert predict("semantic", inputs, out, resume=True) == []
     journal.write_bytes(b"\xff\x00")
     assert len(predict("semantic", inputs, out, resume=True)) == 5
     assert predict("semantic", inputs, out, resume=True) == []
-
-
-@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
-def test_a_result_that_was_cut_off_is_made_again(inputs, tmp_path, task):
-    out = tmp_path / "out"
-    predict(task, inputs, out)
-    whole = content(out)
-    (out / "overlays/image 0.png").write_bytes(b"")
-    assert predict(task, inputs, out, resume=True) == [0]
-    assert content(out) == whole
 
 
 def rewrite(journal, change):
@@ -194,8 +185,6 @@ def rewrite(journal, change):
     "change, done",
     [
         (lambda line: {key: line[key] for key in line if key != "provenance"}, 5),
-        (lambda line: line | {"provenance": 3} if "provenance" in line else line, 5),
-        (lambda line: line | {"settings": []} if "settings" in line else line, 5),
         (lambda line: [line], 5),
         (lambda line: {key: line[key] for key in line if key != "entry"}, 5),
         (lambda line: line | {"files": None} if line.get("name") == "image 0" else line, 1),
@@ -233,7 +222,6 @@ def test_other_settings_are_refused_by_name_and_begin_anew_without_resuming(inpu
     "change, message",
     [
         ({}, None),
-        ({"MODEL.DEVICE": "cuda"}, "MODEL.DEVICE has changed ('cpu', now 'cuda')"),
         ({"seen": [False]}, "seen has changed: "),
         ({"masks": "a"}, "masks has changed (None, now 'a')"),
     ],

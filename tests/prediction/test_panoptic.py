@@ -12,7 +12,7 @@ from torch import nn
 from clipself_seg.commands.panoptic_quality import Side
 from clipself_seg.data.annotations import panoptic_records
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.data.masks import read_panoptic_ids
+from clipself_seg.data.masks import EncodedMasks, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.model_protocols import Classes
@@ -44,7 +44,7 @@ class Quarters(nn.Module):
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
     fusion, masks = FusionSettings(), SimpleNamespace(generates=True, model_settings={})
 
-    def classes_of(self, words, seen):
+    def classes_of(self, words, seen=None):
         things = tuple(k for k, entry in enumerate(words.classes) if entry.isthing is not False)
         return Classes(tuple(entry.names for entry in words.classes), things, seen)
 
@@ -213,8 +213,6 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     [
         (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), "ALPHA must be .* got 1.5"),
         (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
-        ("mini/semseg", "random", (), "mini/semseg does semantic, not panoptic"),
-        (CONFIG, None, (), "names no MODEL.WEIGHTS"),
         (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'unknown vocabulary "mini_bas"'),
     ],
 )
@@ -267,6 +265,15 @@ def test_a_model_finds_the_masks_of_images_that_bring_none(tmp_path):
     before = predictor.model.weights_hash()
     predictor.model.mask_model.network.query.weight.mul_(2)
     assert predictor.model.weights_hash() != before
+
+
+def test_masks_of_boxes_in_a_large_image_are_run_lengths(monkeypatch):
+    boxes = BoxesOfSegments(model=Quarters(), mapper=PanopticTestMapper(min_size=0, max_size=99))
+    plain = boxes(np.zeros((40, 60, 3), np.uint8), "a, b")
+    assert plain.scores.tolist() == [0.75, 0.5, 0.25] and plain.masks[0].sum() == 19 * 30
+    monkeypatch.setattr("clipself_seg.prediction.task_predictors.MASK_BYTES", 3 * 40 * 60 - 1)
+    large = boxes(plain.image, "a, b").masks
+    assert isinstance(large, EncodedMasks) and (large.all() == plain.masks).all()
 
 
 def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tmp_path):

@@ -84,7 +84,9 @@ def test_dropped_words_are_as_if_they_had_not_been_given_and_marked_ones_change_
     nothing = asked(model, [])(image)
     assert regions_of(nothing) == [] and len(nothing.absent) == 5
     if model.task == "semantic":
-        assert (nothing.labels == nothing.background).all() and nothing.class_scores[-1] >= 0
+        scored = model.predict(image, scores=True)
+        assert (nothing.labels == nothing.background).all() and not scored.scores.any()
+        assert (nothing.class_scores == 0).all() and (scored.class_scores == 0).all()
 
 
 def test_words_of_the_background_compete_with_what_is_left_and_are_never_absent():

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from clipself_seg.commands import predict
-from clipself_seg.errors import MissingPackage
+from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.prediction import ray_predict
 from clipself_seg.prediction.ray_predict import Worker, predict_over_ray
 from clipself_seg.prediction.results import Detections
@@ -96,15 +96,37 @@ def test_a_row_has_what_coco_has_or_its_own_error(tmp_path, monkeypatch, pyarrow
     assert "bad.png is not an image" in bad["error"] and bad["class_ids"] is None
 
 
-def test_a_file_that_a_killed_call_left_is_done_again(tmp_path, pyarrow, caplog):
+def test_a_file_that_a_killed_call_left_is_done_again_and_other_tables_stay(
+    tmp_path, pyarrow, caplog
+):
     import pyarrow.parquet
 
-    table = pyarrow.table({"image": ["a.png", "b.png"], "error": [None, "no image"]})
+    rows = [{"image": "a.png"}, {"image": "b.png", "error": "no image"}]
+    table = pyarrow.Table.from_pylist(rows, schema=ray_predict._schema())
     for name in ("0.parquet", "1.parquet"):
         pyarrow.parquet.write_table(table, tmp_path / name)
     (tmp_path / "1.parquet").write_bytes((tmp_path / "1.parquet").read_bytes()[:-9])
     assert ray_predict.column_of(tmp_path, "image") == ["a.png", "b.png"]
     assert "1.parquet is not whole" in caplog.text and not (tmp_path / "1.parquet").exists()
+    for columns in ({"content": [b"PNG"]}, {"image": ["a.png"]}):  # somebody else's
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "1.parquet")
+        with pytest.raises(InputError, match="1.parquet is no table of results: give another"):
+            ray_predict.column_of(tmp_path, "image")
+        assert (tmp_path / "1.parquet").exists()
+
+
+def test_masks_are_found_by_the_name_of_an_image_or_by_its_key_in_a_shard():
+    names = ["/data/img#3.jpg", "s3://b/shard-0.tar#dir/0003", "/data/S.TAR#4"]
+    assert [ray_predict._source(name).name for name in names] == ["img#3", "0003", "4"]
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_a_sentence(tmp_path, monkeypatch):
+    ray = mock.Mock(init=mock.Mock(side_effect=ConnectionError("no Ray at 10.0.0.1:6379")))
+    ray.exceptions.RayError = RuntimeError
+    monkeypatch.setattr(ray_predict, "optional", lambda name: ray)
+    monkeypatch.setattr(ray_predict, "column_of", lambda *_: [])
+    with pytest.raises(InputError, match=r"Ray ended \(no Ray at 10.0.0.1:6379\)"):
+        predict_over_ray(lambda device: (Fake(), {}), ["a.png"], str(tmp_path))
 
 
 def test_without_ray_the_command_that_brings_it_is_said(tmp_path, monkeypatch):

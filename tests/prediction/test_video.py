@@ -83,15 +83,17 @@ def test_one_of_several_frames_keeps_the_time_and_labels_have_numbers_of_frames(
     stub, labels = Stub(tmp_path / "out"), tmp_path / "out/labels/a.mp4"
     labels.mkdir(parents=True)
     (labels / "000001.png").touch()  # of an earlier call
-    predict_video(stub, source, save=["labels", "overlays"], every=5, batch_size=1)
+    files, _ = predict_video(stub, source, save=["labels", "overlays"], every=5, batch_size=1)
     rate, means = read(tmp_path / "out/overlays/a.mp4")
     assert rate == 2.5 and means == pytest.approx([255, 155, 55], abs=8)
-    assert sorted(path.name for path in labels.iterdir()) == [
-        "000000.png",
-        "000005.png",
-        "000010.png",
-    ]
-    assert read_indices(labels / "000010.png").mean() == pytest.approx(200, abs=8)
+    frames = sorted(labels.iterdir())
+    assert [path.name for path in frames] == ["000000.png", "000005.png", "000010.png"]
+    assert read_indices(frames[2]).mean() == pytest.approx(200, abs=8)
+    # All of them are looked for where a call goes on.
+    assert [stub.folder / file for file in files] == [stub.folder / "overlays/a.mp4", *frames]
+    with pytest.raises(InputError, match="overlays/a.mp4 would replace the image itself"):
+        source = ImageFile(stub.folder / "overlays/a.mp4", "a.mp4", "a")
+        predict_video(stub, source, save=["overlays"], every=1, batch_size=1)
 
 
 def test_a_video_that_is_cut_off_is_named_and_what_was_read_is_done(tmp_path):
@@ -105,6 +107,13 @@ def test_a_video_that_is_cut_off_is_named_and_what_was_read_is_done(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="b.mp4 cannot be opened: it is cut off or broken"):
         predict_video(stub, ImageFile(path, "b.mp4", "b"), save=["overlays"], every=1, batch_size=1)
+
+
+def test_a_video_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    refused = mock.Mock(side_effect=PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(video_module, "require_regular_file", refused)
+    with pytest.raises(InputError, match=r"a.mp4 cannot be read \(Permission denied\): restore it"):
+        Video(tmp_path / "a.mp4", 10**6)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,18 @@
 
 const SHARPNESS = 100; // what official CLIPs multiply cosines by
 
+async function pictureOf(address) {
+  const picture = new Image();
+  picture.src = address;
+  await picture.decode();
+  return picture;
+}
+
 class Explorer {
   // Another one takes the place of the one before.
   constructor(content) {
     this.content = content;
+    this.asked = 0; // for how many images
     this.state = { image: null, picture: null, word: null, place: null, sharpness: SHARPNESS, count: 0 };
     this.panels = makePanels(content.models);
     this.words = makeWordButtons(content.words, this.state, () => this.draw());
@@ -21,15 +29,14 @@ class Explorer {
   }
 
   async show(image) {
-    const asked = ++this.state.count;
+    const asked = ++this.asked;
     byId("status").textContent = "Unpacking the features ...";
     const maps = await Promise.all(image.maps.map(unpackMap));
     const panoptic = await unpackSegments(image.panoptic);
-    const picture = byId("picture");
-    picture.src = image.jpeg;
-    picture.alt = image.name;
-    await picture.decode();
-    if (asked !== this.state.count) return;
+    const picture = await pictureOf(image.jpeg); // the page shows the image before until all is here
+    if (asked !== this.asked) return; // another image was chosen meanwhile
+    byId("picture").src = image.jpeg;
+    byId("picture").alt = image.name;
     this.state.image = { ...image, maps, panoptic };
     this.state.picture = picture;
     byId("picture-name").textContent = image.name;

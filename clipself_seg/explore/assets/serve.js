@@ -17,13 +17,6 @@ async function encoded(blob) {
   return address.slice(address.indexOf(",") + 1);
 }
 
-async function pictureOf(address) {
-  const picture = new Image();
-  picture.src = address;
-  await picture.decode();
-  return picture;
-}
-
 // Smaller where that is needed; a format that the browser does not know goes as it is.
 async function fitted(blob) {
   const image = await createImageBitmap(blob).catch(() => null);

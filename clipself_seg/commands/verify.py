@@ -50,9 +50,8 @@ def main(names: Sequence[str], every: bool) -> int:
         raise InputError(f"{known}: name or fetch weights that have some: {', '.join(of)}")
     used = {row.image: images[row.image] for name in names for row in of[name] if row.image}
     configurations = {name: of[name][0].values(name) for name in names}
-    lost: dict[str, str] = (
-        {}
-    )  # name of an image or of weights, or title of a row -> why it cannot be had
+    # Name of an image or of weights, or title of a row -> why it cannot be had.
+    lost: dict[str, str] = {}
     noting = functools.partial(_noting, lost if every else None)
     parts = [needs.part_of(image) for image in used.values() if not locate.own_file(image)]
     for name, values in configurations.items():
@@ -79,9 +78,7 @@ def main(names: Sequence[str], every: bool) -> int:
             sys.stdout.write(f"{title}\n")
             why = lost.get(name) or lost.get(row.image)
             if not why:
-                with noting(
-                    title
-                ):  # a tokenizer or a package may be missing, which other rows do not need
+                with noting(title):  # a tokenizer or package that it alone needs
                     quantity = outputs(row, model, paths.get(row.image, Path()))
                     verdicts.append(_say(row, compare(row, quantity)))
                 why = lost.get(title)

@@ -1,7 +1,7 @@
 """Counts words that are found where they are not, before and after `--absent drop`: docs/tables/absent_words.md.
 
     python tools/absent_words.py --scenes 20
-    python tools/absent_words.py --lvis lvis_v1_val.json --images val2017 --model tipsv2-l14 --task panoptic
+    python tools/absent_words.py --lvis lvis_v1_val.json --images coco --model tipsv2-l14 --task panoptic
 
 Scenes of both generated worlds ($CLIPSELF_SEG_MINI), drawn by each seed, are read by the models that come with the
 project, with all words of their world (F-ViT: its things); which of them are in a scene is known. A word is found if it
@@ -39,6 +39,7 @@ from clipself_seg.data.datasets.table import MINI
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import encode_masks, read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import report_input_errors
 from clipself_seg.evaluation.coco_objects import read_true_objects
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.presence import THRESHOLD, best_threshold
@@ -207,6 +208,7 @@ def rows_of_lvis(file: str, folder: str, name: str, task: str | None) -> list[li
     return [["LVIS", name, asked, *spreads([counts(own)])] for asked, own in every.items()]
 
 
+@report_input_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count, and print a table in Markdown."""
     parser = argparse.ArgumentParser(
@@ -227,4 +229,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

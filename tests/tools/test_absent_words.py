@@ -49,6 +49,12 @@ def test_masks_are_compared_with_masks_and_boxes_with_boxes():
     assert absent_words.overlaps(regions, 3, ()).shape == (0, 1)
 
 
+def test_a_missing_file_is_named_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(absent_words, "load", lambda *_, **__: None)
+    assert absent_words.main(["--lvis", "nosuch.json"]) == 2
+    assert "error: " in (said := capsys.readouterr().err) and "nosuch.json" in said
+
+
 def test_words_of_lvis_are_those_known_to_be_there_in_full_or_absent(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "1.png")
     image = {"id": 1, "file_name": "1.png", "height": 30, "width": 40}

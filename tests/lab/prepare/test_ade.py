@@ -197,6 +197,9 @@ def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeyp
     assert prepare(folder)[1:4] == (0, 2, 0)
     assert (folder / "ade20k_panoptic_val.json").stat() == before
     assert prepare(folder, overwrite=True)[1:4] == (2, 0, 0)
+    write_image(folder, "ADE_val_00000003", SEMANTIC, CLASSES, NUMBERS)  # the archive was not whole
+    assert prepare(folder)[1:4] == (3, 0, 0)
+    assert len(read(folder, "panoptic")["annotations"]) == 3
 
 
 def test_the_mapping_is_the_challenges(shared_dir):

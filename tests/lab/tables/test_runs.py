@@ -164,7 +164,30 @@ def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):
     for need in files.needed():
         files.path(need.relative).mkdir(parents=True)
     (files.path(files.images) / "1.jpg").touch()
-    assert "1 of 2000 images in " in missing_data("ade20k_150_test_sem_seg")
+    for number in range(2000):
+        (files.path(files.images) / f"{number}.jpg").touch()
+    runs._count_files.cache_clear()
+    said = missing_data("ade20k_150_test_sem_seg")
+    labels = f"0 of 2000 files in {files.path(files.annotations)}"
+    assert said.startswith(f"ade20k_150_test_sem_seg: {labels}: unpack")
+
+
+def test_images_of_lvis_are_those_of_both_folders_of_coco(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    files = DATASETS["ov_lvis_val"]
+    for path in runs._data_paths(files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix:
+            path.write_text("{}")
+    (tmp_path / "coco").mkdir(exist_ok=True)
+    monkeypatch.setattr(runs, "_too_few_annotations", lambda name: "")
+    monkeypatch.setattr(runs, "_count_files", lambda folder: counts.get(folder.name, 0))
+    counts = {"train2017": 118287, "panoptic_train2017": 118287}
+    assert "0 of 19809 files in" in missing_data("ov_lvis_val")
+    counts["val2017"] = 5000
+    before = runs.fingerprint("ov_lvis_val")
+    (tmp_path / "coco" / "zero-shot").mkdir()  # which decides no number of LVIS's
+    assert not missing_data("ov_lvis_val") and runs.fingerprint("ov_lvis_val") == before
 
 
 @pytest.mark.parametrize(
@@ -442,11 +465,12 @@ def test_runs_read_the_data_and_the_configuration_of_the_caller_and_see_no_gpu(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", "data")
     monkeypatch.setenv("CLIPSELF_SEG_MINI", "worlds")
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", "w")
     own = tmp_path / "mine.yaml"
     own.write_text(f"_BASE_: {runs.ROOT}/configs/mini/patches.yaml\n")
     run = make_run("mine.yaml", {}, seed=0)
     assert run_all(plan([run], store), store) == {}
     seen = json.loads((store.folder / "environment.json").read_text())
-    roots = (seen["DETECTRON2_DATASETS"], seen["CLIPSELF_SEG_MINI"])
-    assert roots == (str(tmp_path / "data"), str(tmp_path / "worlds"))
+    variables = ("DETECTRON2_DATASETS", "CLIPSELF_SEG_MINI", "CLIPSELF_SEG_WEIGHTS")
+    assert [seen[one] for one in variables] == [str(tmp_path / n) for n in ("data", "worlds", "w")]
     assert seen["CUDA_VISIBLE_DEVICES"] == "" and str(own) in run.command(store.folder)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from clipself_seg.data.annotations import coco_info, read_coco_json
 from clipself_seg.data.images import decoding_errors, open_image
 from clipself_seg.data.masks import mask_as_json, tight_box
 from clipself_seg.data.vocabulary import Vocabulary
@@ -137,11 +138,16 @@ def prepare_panoptic_split(
     # The panoptic JSON last: once it is there, all files are.
     _write_json(split.instances, _instances_json(converted, categories))
     again = options.overwrite and not split.archived
-    if again or not split.panoptic.exists():
+    if again or not split.panoptic.exists() or is_ours(split.panoptic):
         _write_json(split.panoptic, _panoptic_json(converted, jobs, categories))
     for folder in {job.entries.parent for job in jobs}:
         shutil.rmtree(folder, ignore_errors=True)
     return done
+
+
+def is_ours(panoptic: Path) -> bool:
+    """True for a panoptic JSON that is written here, False for an archive's."""
+    return coco_info(read_coco_json(panoptic)).get("made_of") == MADE_OF
 
 
 def convert_image(job: PanopticJob) -> bool:

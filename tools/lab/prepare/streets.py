@@ -20,7 +20,6 @@ import numpy as np
 from clipself_seg.data.annotations import (
     Record,
     category_labels,
-    coco_info,
     coco_list,
     panoptic_records,
     read_coco_json,
@@ -29,21 +28,14 @@ from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from lab.prepare.common import (
-    Options,
-    Prepared,
-    files_in,
-    lookup_table,
-    preparation,
-    require,
-)
+from lab.prepare.common import Options, Prepared, files_in, lookup_table, preparation, require
 from lab.prepare.panoptic_files import (
-    MADE_OF,
     WAITING,
     ImageTruth,
     PanopticJob,
     Segment,
     SplitFiles,
+    is_ours,
     listed_categories,
     prepare_panoptic_split,
 )
@@ -166,7 +158,7 @@ def _prepare_vistas_split(options: Options, split: str) -> Prepared:
     for name in ("images", "labels"):
         require(folder / name, ROOTS["VISTAS"])
     panoptic = folder / "panoptic/panoptic_2018.json"
-    archived = panoptic.exists() and coco_info(read_coco_json(panoptic)).get("made_of") != MADE_OF
+    archived = panoptic.exists() and not is_ours(panoptic)
     instances = folder / "instances_detectron2.json"
     files = SplitFiles(panoptic.parent, panoptic, instances, archived)
     reads = _archived(folder, files) if files.archived else _unarchived(folder)

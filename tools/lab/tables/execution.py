@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from clipself_seg.checkpoints import locate
 from clipself_seg.data.datasets.table import COCO, MINI
 from clipself_seg.errors import InputError, ended_by
 from clipself_seg.files import FolderInUse, alone_in
@@ -120,6 +121,7 @@ def run_all(
     at_once = 1 if gpus else at_once
     # Runs work in the project's folder, and read the data that are read here.
     folders = {MINI.variable: MINI.drawn, COCO.variable: COCO.path}
+    folders[locate.VARIABLE] = locate.weights_folder()
     roots = {variable: str(folder.absolute()) for variable, folder in folders.items()}
     variables = {**os.environ, **roots}
     if not gpus:

@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.files import atomic_path, write_text
-from lab.tables.claims import (
-    ABSENT,
-    FAILS,
-    FEW_SEEDS,
-    HOLDS,
-    NOISE,
-    NOT_RUN,
-    PRINTED,
-    UNMEASURED,
-)
+from lab.tables.claims import ABSENT, FAILS, FEW_SEEDS, HOLDS, NOISE, NOT_RUN, PRINTED, UNMEASURED
 from lab.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, JudgedClaim, Section
 from lab.tables.table import Table
 

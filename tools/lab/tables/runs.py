@@ -22,7 +22,7 @@ from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.weight_checks import WEIGHTS, refuse_addresses
 from clipself_seg.data.datasets.records import sem_seg_records
-from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
+from clipself_seg.data.datasets.table import DATASETS, MINI, ROOTS, DataSet
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_json
 from clipself_seg.imports import typed_modules
@@ -76,9 +76,13 @@ def missing_data(name: str, whole: bool = True) -> str:
         return ""
     missing = [str(path) for path in _data_paths(files) if not path.exists()]
     if whole and not missing:
-        folder = files.path(files.images)
-        if (count := _count_files(folder)) < (files.official_count or 0):
-            missing.append(f"{count} of {files.official_count} images in {folder}")
+        # Of LVIS, whose images lie in both folders of COCO, each has to have some.
+        parts = ("train2017", "val2017") if files.root is ROOTS["LVIS"] else ("",)
+        for folder in filter(Path.is_dir, map(files.path, (files.images, files.annotations))):
+            counts = [_count_files(folder / part) for part in parts]
+            count = sum(counts) if all(counts) else 0
+            if count < (files.official_count or 0):
+                missing.append(f"{count} of {files.official_count} files in {folder}")
         missing += filter(None, [_too_few_annotations(name)])
     if not missing:
         return ""
@@ -122,12 +126,17 @@ def fingerprint(name: str) -> object:
 
     Of the mini worlds, and of what a run itself prepares there, it is their manifest (sizes, seed and version
     of the generator), the standard one where no world is written yet. Of other data sets it is a hash of every
-    annotation file, and the number of entries of every folder.
+    annotation file, and the number of entries of every folder, without that of the images of an annotation file: what
+    else is put into it decides nothing.
     """
     if name not in DATASETS:
         return "registered elsewhere"
-    if DATASETS[name].root.variable != MINI.variable:
-        return {path.name: _content(path) for path in _data_paths(DATASETS[name])}
+    files = DATASETS[name]
+    if files.root.variable != MINI.variable:
+        paths = dict.fromkeys(_data_paths(files))
+        if files.annotations:
+            del paths[files.path(files.images)]
+        return {path.name: _content(path) for path in paths}
     try:
         return read_json(MINI.drawn / "mini" / "manifest.json")
     except InputError:

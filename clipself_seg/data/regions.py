@@ -191,7 +191,7 @@ def read_segments(
 
     Args:
         record: record with "file_name", "pan_seg_file_name", "segments_info" and, if known,
-            "height" and "width".
+            "height" and "width". If "covered_stuff" is true, segments without a pixel are left out.
         thing_ids: category ids of the things; all others are stuff.
         max_pixels: largest number of pixels that is decoded.
 
@@ -199,7 +199,8 @@ def read_segments(
         InputError: the PNG and the JSON disagree about the size or the segments.
     """
     ids = read_panoptic_ids(record, max_pixels)
-    infos = record["segments_info"][:MAX_SEGMENTS]
+    listed, all_shown = record["segments_info"][:MAX_SEGMENTS], not record.get("covered_stuff")
+    infos = [info for info in listed if all_shown or (ids == info["id"]).any()]
     segments = Segments(
         ids=ids,
         segment_ids=np.array([info["id"] for info in infos], dtype=np.int64),

@@ -177,6 +177,14 @@ def test_regions_are_dropped_by_box_area_inclusive(scene):
     assert read_segments(scene, THINGS).category_ids.tolist() == [100]
 
 
+def test_stuff_that_things_cover_entirely_is_no_region_where_the_data_set_lists_it(scene):
+    scene["segments_info"].append(info(7, 101))
+    with pytest.raises(InputError, match="7. only in the JSON"):
+        read_segments(scene, THINGS)
+    segments = read_segments(scene | {"covered_stuff": True}, THINGS)
+    assert segments.segment_ids.tolist() == [513, 70000]
+
+
 def test_the_first_hundred_segments_count(scene, tmp_path):
     ids = np.arange(1, 121).reshape(12, 10).repeat(10, axis=0).repeat(10, axis=1)
     save_ids(tmp_path / "42.png", ids)

@@ -276,7 +276,7 @@ def _panoptic_records(entry: table.DataSet, vocabulary: Vocabulary) -> list[Reco
     """Records with segments, once it is known that the vocabulary has all their categories."""
     json_file = entry.path(entry.annotations)
     pngs = entry.path(entry.panoptic_root)
-    records = coco.panoptic_records(json_file, entry.path(entry.images), pngs)
+    records = _placed(entry, coco.panoptic_records(json_file, entry.path(entry.images), pngs))
     categories = [info["category_id"] for record in records for info in record["segments_info"]]
     coco.category_labels(np.unique(categories), vocabulary.dataset_id_to_index, json_file)
     return records
@@ -284,7 +284,19 @@ def _panoptic_records(entry: table.DataSet, vocabulary: Vocabulary) -> list[Reco
 
 def _read(name: str, read: Callable[[Path, Path], list[Record]], *contents: str) -> list[Record]:
     entry = annotated_dataset(name, *contents)
-    return read(entry.path(entry.annotations), entry.path(entry.images))
+    return _placed(entry, read(entry.path(entry.annotations), entry.path(entry.images)))
+
+
+def _placed(entry: table.DataSet, records: list[Record]) -> list[Record]:
+    """The records with their images where they are, and "covered_stuff", where a panoptic file has neither."""
+    if not isinstance(entry, table.PanopticSet):
+        return records
+    for record in records:
+        record["covered_stuff"] = entry.covered_stuff
+        if entry.image_name:
+            name = _named(entry.image_name, record["image_id"])
+            record["file_name"] = str(entry.path(entry.images) / name)
+    return records
 
 
 def sem_seg_records(name: str) -> list[Record]:
@@ -405,14 +417,11 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
     entry = require_files(name, find_dataset(name, table.PanopticSet), tasks)
     records = _panoptic_records(entry, Vocabulary.load(entry.vocabulary))
     phrases = coco.read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
-    images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
+    maps = entry.path(entry.sem_seg_root)
     for record in records:
         image_id = record["image_id"]
         if "captions" in tasks:
             record["captions"] = phrases.get(image_id, [])
-        record["covered_stuff"] = entry.covered_stuff
-        if entry.image_name:
-            record["file_name"] = str(images / _named(entry.image_name, image_id))
         if entry.sem_seg_root:
             label_map = f"{Path(record['pan_seg_file_name']).stem}.png"
             if entry.label_map_name:

@@ -349,6 +349,25 @@ def test_vocabularies_have_the_published_sizes_and_overlap_with_training(name, s
     assert sizes == (len(vocabulary), texts, seen.sum(), things.sum(), (seen & things).sum())
 
 
+def test_regions_and_distillation_read_images_of_cityscapes_where_they_are(datasets_root):
+    files, stem = DATASETS[CITYSCAPES], "frankfurt_000000_000294"
+    segments = {"id": 9, "category_id": 7, "bbox": [0, 0, 9, 9]}
+    entry = {"image_id": stem, "file_name": f"{stem}_gtFine_panoptic.png"}
+    image = {
+        "id": stem,
+        "file_name": f"{stem}_gtFine_leftImg8bit.png",
+    }  # as cityscapesscripts writes
+    for need in files.needed():
+        files.path(need.relative).parent.mkdir(parents=True, exist_ok=True)
+    for folder in (files.images, files.panoptic_root):
+        files.path(folder).mkdir(parents=True, exist_ok=True)
+    content = {"images": [image], "annotations": [entry | {"segments_info": [segments]}]}
+    files.path(files.annotations).write_text(json.dumps(content))
+    wanted = str(files.path(files.images) / "frankfurt" / f"{stem}_leftImg8bit.png")
+    for records in (region_records(CITYSCAPES)[1], distillation_records([CITYSCAPES], "grid")):
+        assert [record["file_name"] for record in records] == [wanted]
+
+
 def test_cityscapes_classes_are_detectron2s_in_number_order_and_kind():
     vocabulary = Vocabulary.load(find_dataset(CITYSCAPES, PanopticSet).vocabulary)
     metadata = MetadataCatalog.get(CITYSCAPES)

@@ -259,9 +259,7 @@ def find_clip(weights: str) -> tuple[str, str]:
 def _of_entry(entry: Entry) -> ModelChoice:
     if entry.key not in MODEL_KEYS:
         option = "--masks" if entry.key == "MODEL.MASK_GENERATOR.OUTPUTS" else entry.key
-        raise InputError(
-            f"{entry.name} is a part of a model, which {option} takes: name a model, such as {DEFAULTS['semantic']}"
-        )
+        raise InputError(f"{entry.name} is a part of a model, which {option} takes: name a model")
     if entry.key == CLIP_KEY:
         return _without_training(entry.model, entry.name)
     config = entry.configs[0]

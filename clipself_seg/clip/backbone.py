@@ -210,19 +210,22 @@ def build_clip(
     return clip
 
 
-def load_backbone(name: str, weights: str | os.PathLike[str] = "") -> VisionLanguageBackbone:
+def load_backbone(
+    name: str, weights: str | os.PathLike[str] = "", **head: Any
+) -> VisionLanguageBackbone:
     """Loads a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
 
     Args:
         name: as for `load_clip`, or the name of an entry.
         weights: as for `load_clip`; of an entry what it reads as ``MODEL.CLIP.WEIGHTS``, or a file that was distilled
             from it.
+        head: `out_features` and `trainable_blocks` of a CLIP under a head of Detectron2, see `CLIPBackbone`.
 
     Raises:
         InputError: as `load_clip` and `build_clip`.
     """
     if name not in dict(BACKBONE_REGISTRY):
-        return cast(CLIPBackbone, CLIPBackbone(**find_clip(name, weights)).eval())
+        return cast(CLIPBackbone, CLIPBackbone(**head, **find_clip(name, weights)).eval())
     cfg = default_config()
     return build_clip(cfg, BACKBONE=name, WEIGHTS=os.fspath(weights))
 

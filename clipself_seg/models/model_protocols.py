@@ -82,7 +82,7 @@ class Classes:
 
     def seen_on(self, device: torch.device) -> Tensor:
         """Classes of the training vocabulary, (K,) bool, on a device."""
-        known = np.ones(len(self.names)) if self.seen is None else np.asarray(self.seen)
+        known = np.ones(len(self.names), bool) if self.seen is None else np.asarray(self.seen)
         return torch.from_numpy(known).to(device, non_blocking=QUEUES).bool()
 
 

@@ -234,7 +234,8 @@ def predict_over_ray(
             ray.init(log_to_driver=False, logging_level="WARNING", runtime_env=environment)
             resources = ray.cluster_resources()
             gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
-            device = device or ("cuda" if gpus else "cpu")
+            # Ray shows each worker one GPU, whose number is 0 there.
+            device = (device or ("cuda" if gpus else "cpu")).partition(":")[0]
             if device != "cpu" and not gpus:
                 raise InputError(f"--device {device}: Ray's cluster has no GPU: give --device cpu")
             count = workers or (gpus if device != "cpu" else max(1, int(cpus) - 1))

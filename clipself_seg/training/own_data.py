@@ -41,8 +41,8 @@ class Machine(NamedTuple):
 
     Attributes:
         device: MODEL.DEVICE.
-        memory: GiB of a GPU, or of the machine where the device is the CPU.
-        cores: of the CPU.
+        memory: GiB of a GPU, or for each process where the device is the CPU.
+        cores: of the CPUs.
         processes: of the run.
     """
 
@@ -53,13 +53,14 @@ class Machine(NamedTuple):
 
     @classmethod
     def here(cls, device: str) -> Machine:
-        """This machine."""
+        """This machine, with the cores of as many like it as the run has, and for each process its memory."""
+        processes, here = comm.get_world_size(), comm.get_local_size()
         if device.startswith("cuda"):
             memory = torch.cuda.get_device_properties(torch.device(device)).total_memory
         else:
             pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-            memory = pages * os.sysconf("SC_PAGE_SIZE") if pages else 8 * GIB
-        return cls(device, memory / GIB, os.cpu_count() or 1, comm.get_world_size())
+            memory = (pages * os.sysconf("SC_PAGE_SIZE") if pages else 8 * GIB) / here
+        return cls(device, memory / GIB, (os.cpu_count() or 1) * processes // here, processes)
 
 
 class Setting(NamedTuple):

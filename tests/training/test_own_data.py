@@ -46,6 +46,18 @@ def test_the_batch_fits_memory_images_and_processes_and_the_rate_follows():
     assert values("distill/coco_patches+eva02_vitl14_336", 10**4, GPU)["CLIP.CHECKPOINTING"] is True
 
 
+def test_cores_are_those_of_all_machines_and_memory_that_of_a_process(monkeypatch):
+    monkeypatch.setattr("clipself_seg.training.own_data.comm.get_world_size", lambda: 16)
+    monkeypatch.setattr("clipself_seg.training.own_data.os.cpu_count", lambda: 64)
+    pages = {"SC_PHYS_PAGES": 2**24, "SC_PAGE_SIZE": 2**12}  # 64 GiB
+    monkeypatch.setattr("clipself_seg.training.own_data.os.sysconf", pages.__getitem__)
+    for of_machine, memory, cores in ((8, 8, 128), (1, 64, 1024)):
+        monkeypatch.setattr(
+            "clipself_seg.training.own_data.comm.get_local_size", lambda n=of_machine: n
+        )
+        assert Machine.here("cpu") == Machine("cpu", memory, cores, 16)
+
+
 def test_a_mini_recipe_keeps_its_numbers_and_what_is_typed_stays():
     mini = values("mini/semseg", 60, CPU)
     assert (mini["IMS_PER_BATCH"], mini["MAX_ITER"], mini["BASE_LR"]) == (4, 200, 1e-3)

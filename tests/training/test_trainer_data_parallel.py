@@ -22,12 +22,18 @@ from tests.two_processes import in_two_processes
 Tensors = dict[str, torch.Tensor]
 
 
-def gradients(model, samples) -> Tensors:
-    """Gradients of the trained parameters, through the wrapper if there are processes."""
+def gradients(model, samples, earlier=()) -> Tensors:
+    """Gradients of the trained parameters, through the wrapper if there are processes.
+
+    The wrapper orders its buckets by a first pass over `earlier` samples, if there are some.
+    """
     forward = model
     if dist.is_initialized():
-        forward = DistributedDataParallel(model)
-    sum(forward(samples).values()).backward()
+        # A bucket a parameter, as if the model was large: the order of all sums over processes counts.
+        forward = DistributedDataParallel(model, bucket_cap_mb=1e-6)
+    for given in filter(None, (earlier, samples)):
+        model.zero_grad()
+        sum(forward(given).values()).backward()
     return {name: p.grad for name, p in trained_parameters(model).items()}
 
 

@@ -403,10 +403,10 @@ class MaskHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Mask logits (n, 28, 28) of features (n, channels, 14, 14)."""
         if not len(features):
-            # Zero with a gradient of every parameter. In several processes the batch norms of the others wait for ours.
-            nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0
-            if self.training and several_processes():
-                nothing = nothing + 0 * self.convs(features).sum()
+            # Zero with a gradient of every parameter. In several processes the batch norms of the others wait for ours,
+            # and not before the gradients of the last layers, which are sent first: autograd goes back from the end.
+            waits = 0 * self.convs(features).sum() if self.training and several_processes() else 0
+            nothing = waits + 0 * torch.stack([p.sum() for p in self.parameters()]).sum()
             return nothing.expand(0, 2 * MASK_SIDE, 2 * MASK_SIDE)
         if torch.is_grad_enabled():
             return self._logits(self.convs(features))

@@ -278,7 +278,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if is_repository(model):
             return _named(str(_fetched(model)), task)
         if locate.is_remote(model):
-            raise InputError(f"{model[:200]} does not say whose it is: name its configuration")
+            raise InputError(f"{model[:200]} does not say what model it is: name its configuration")
         raise _unknown(model)
     folder = place if place.is_dir() else place.parent
     config = folder / CONFIG

@@ -79,7 +79,7 @@ def read_label_map(
         if not (
             0 <= value <= LARGEST_VALUE and (0 <= label < num_classes or label == ignore_label)
         ):
-            limits = f"values are 0 to {LARGEST_VALUE}, labels 0 to {num_classes - 1}"
+            limits = f"values are 0 to {LARGEST_VALUE}, labels 0 to {num_classes - 1}: correct them"
             raise InputError(f"{path}: its value {value} stands for label {label}, but {limits}")
         table[value] = label
     # uint8 has no room for LARGEST_VALUE + 1, and NumPy 2.5 refuses it there.

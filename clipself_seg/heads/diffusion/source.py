@@ -181,8 +181,8 @@ class DiffusionFeatures(FeatureSource):
         """
         height, width = images.shape[-2:]
         if height % DIVISIBILITY or width % DIVISIBILITY:
-            size = f"{height}x{width} pixels"
-            raise InputError(f"{size}: MODEL.MASK_FORMER.SIZE_DIVISIBILITY must be {DIVISIBILITY}")
+            needed = f"SIZE_DIVISIBILITY must be {DIVISIBILITY} or a multiple of it"
+            raise InputError(f"{height}x{width} pixels: MODEL.MASK_FORMER.{needed}")
         side = min(self.crop, height, width)
         windows = StridedWindows(side, side)
         corners = windows.corners((height, width))

@@ -127,18 +127,6 @@ def discounted_void(
     return void_prob * (1 - weight * surest_Q)
 
 
-def remaining_void(void_prob: Tensor, all_logits: Tensor, logits: Tensor) -> Tensor:
-    """Void (Q,) of a softmax over void and classes, some of which are left out.
-
-    Args:
-        void_prob: its probability beside all classes, (Q,) in [0, 1].
-        all_logits: class logits (Q, K).
-        logits: the same, minus infinity for the classes that are left out.
-    """
-    lost = all_logits.float().logsumexp(dim=1) - logits.float().logsumexp(dim=1)
-    return (void_prob.float().logit(eps=1e-7) + lost).sigmoid()
-
-
 def name_masks(clip_logits: Tensor, scores: Tensor, valid: Tensor | None = None) -> Tensor:
     """Class probabilities (Q, K + 1) of masks that come without class scores: CLIP's, times each mask's score.
 

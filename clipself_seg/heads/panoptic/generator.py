@@ -13,6 +13,7 @@ Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.tower_kind import LARGEST_SCALE
 from clipself_seg.heads.panoptic.mask_losses import caption_lengths, grounding_loss
-from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
+from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, FINEST, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits
 
 EPS = 1e-8
@@ -515,7 +516,11 @@ class MaskGenerator(Generator):
                 multiples of 32.
             every_layer: return all predictions, for losses on all of them.
         """
-        mask_features, maps = self.sem_seg_head.pixel_decoder(features)
+        features = {name: of.float() for name, of in features.items()}
+        device = features[FINEST].device
+        # FC-CLIP's autocast leaves out the whole pixel decoder, ODISE's its encoder alone.
+        with full_precision(device) if self.in_clip_space else contextlib.nullcontext():
+            mask_features, maps = self.sem_seg_head.pixel_decoder(features)
         return self.sem_seg_head.predictor(maps, mask_features, every_layer)
 
 

@@ -149,10 +149,10 @@ class CATSeg(ModelBase):
         return training_config(cfg)
 
     def stays_frozen(self) -> Iterable[nn.Module]:
-        """A guidance backbone that does not learn: its batch norms would go on counting."""
+        """Batch norms of a guidance backbone that does not learn: they would go on counting. Swin still drops paths."""
         if self.backbone is None or any(p.requires_grad for p in self.backbone.parameters()):
             return ()
-        return (self.backbone,)
+        return (one for one in self.backbone.modules() if isinstance(one, nn.BatchNorm2d))
 
     def classes_of(
         self, words: Words, seen: np.ndarray | None = None, all_synonyms: bool | None = None

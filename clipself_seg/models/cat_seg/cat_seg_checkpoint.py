@@ -30,6 +30,7 @@ MATRICES = SplitAttention.MATRICES
 # cat_seg/modeling/transformer/model.py). Beside "model", which alone is read, files have AdamW's two moments of what
 # trained: model_base.pth has 819 MB, of which 617 are weights.
 MASKS = "attn_mask"
+PADDING = ("attention.padding_tokens", "attention.padding_guidance")
 
 
 def read(model: CATSeg, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -44,6 +45,8 @@ def read(model: CATSeg, tensors: Mapping[str, Tensor], source: str) -> None:
         InputError: missing, unexpected or misshapen tensors; another version or size of CAT-Seg.
     """
     own = model.state_dict()
+    if not any(name.endswith(PADDING) for name in own):  # MODEL.CAT_SEG.PAD_LEN is 0
+        tensors = {name: of for name, of in tensors.items() if not name.endswith(PADDING)}
     if source in SHIPPED_MODELS:
         # Attention is apart where the file has it so. What is of another model is left to `fit`.
         state = _with_attention_like(own, tensors)

@@ -261,7 +261,7 @@ class Generated(MaskSource):
                 (canvas.shape[2], canvas.shape[3]),
                 (image.shape[1], image.shape[2]),
                 backbone_map,
-                not self.generator.class_agnostic,
+                None if self.generator.class_agnostic else scores.void_logits[place, :, -1],
             )
             for place, (image, backbone_map) in enumerate(zip(images, shared))
         ]

@@ -15,14 +15,7 @@ from torch import Tensor
 from clipself_seg.clip.runtime import on_device
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import (
-    TASKS,
-    Fusion,
-    fuse_scores,
-    fusion_of,
-    name_masks,
-    remaining_void,
-)
+from clipself_seg.heads.fusion import TASKS, Fusion, fuse_scores, fusion_of, name_masks
 from clipself_seg.heads.panoptic import panoptic_merge
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.model_base import sizes_of
@@ -92,7 +85,7 @@ class GeneratorOutput:
         image_size: rows and columns in pixels of the resized image at the top left of the canvas.
         backbone_map: last map (1, D, h, w) of the frozen CLIP over the canvas that was the generator's backbone, for a
             CLIP branch that reads it.
-        void_competes: True if void would be more probable without some of the classes.
+        void_logit: (Q,) logit of void beside those of the classes; None if void does not depend on the classes.
     """
 
     mask_logits: Tensor
@@ -101,13 +94,14 @@ class GeneratorOutput:
     canvas: tuple[int, int]
     image_size: tuple[int, int]
     backbone_map: Tensor | None = None
-    void_competes: bool = True
+    void_logit: Tensor | None = None
 
     def only(self, classes: Sequence[int]) -> GeneratorOutput:
         """The output as if those classes alone were asked for; the others have no score."""
         logits, void = only_classes(self.class_logits, classes), self.void_prob
-        if self.void_competes:
-            void = remaining_void(void, self.class_logits, logits)
+        if self.void_logit is not None:
+            beside = torch.cat([logits, self.void_logit[:, None]], dim=1)
+            void = beside.float().softmax(dim=1)[:, -1]
         return dataclasses.replace(self, class_logits=logits, void_prob=void)
 
     def probabilities(

@@ -109,6 +109,21 @@ def test_masks_get_no_gradient_and_features_do():
     assert masks.grad is None and features.grad is not None and features.grad.abs().sum() > 0
 
 
+@torch.no_grad()
+def test_autocast_leaves_out_the_pixel_decoder_of_fcclip_and_the_encoder_of_odise():
+    for variant, exact in (("fcclip", True), ("label", False)):
+        generator, given, seen = tiny(variant).eval(), maps(), []
+        decoder = generator.sem_seg_head.pixel_decoder
+        features, levels = decoder(given)
+        decoder.register_forward_hook(lambda _, inputs, outputs: seen.append(outputs))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            generator(given)
+        ((low, low_levels),) = seen
+        assert torch.equal(low.float(), features) == exact
+        assert all(level.dtype == torch.float32 for level in low_levels)
+        assert all(map(torch.equal, low_levels, levels)) == exact
+
+
 def test_first_temperature_is_that_of_clip():
     assert tiny().sem_seg_head.predictor.scale.item() == pytest.approx(1 / 0.07)
 

@@ -405,11 +405,28 @@ def test_version_1_segments_with_each_backbone():
         torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
 
 
-def test_a_frozen_guidance_backbone_stays_in_evaluation_mode():
-    """Its batch norms would count, and no checkpoint has the statistics of what does not train."""
+def test_batch_norms_of_a_frozen_guidance_backbone_stay_and_swin_drops_paths_as_officially():
+    """They would count, and no checkpoint has the statistics of what does not train."""
     for multiplier in ("0.0", "0.1"):
-        model = build(*SWIN, "SOLVER.BACKBONE_MULTIPLIER", multiplier).train()
-        assert model.aggregator.training and model.backbone.training == (multiplier == "0.1")
+        model = build(*SWIN, "SOLVER.BACKBONE_MULTIPLIER", multiplier)
+        model.backbone.add_module("counts", torch.nn.BatchNorm2d(1))
+        model.backbone.counts.requires_grad_(multiplier == "0.1")
+        model.train()
+        assert model.backbone.counts.training == (multiplier == "0.1")
+        paths = [one for one in model.backbone.modules() if type(one).__name__ == "DropPath"]
+        assert paths and all(path.training for path in paths)
+
+
+def test_a_padded_checkpoint_loads_without_padding_and_without_it_alone():
+    padded = build("MODEL.CAT_SEG.PAD_LEN", "5")
+    whole = build("MODEL.CAT_SEG.PAD_LEN", "0")
+    tensors = write(padded)["model"]
+    whole.load_checkpoint(tensors, "model.pth")
+    assert all(
+        torch.equal(of, padded.state_dict()[name]) for name, of in whole.state_dict().items()
+    )
+    with pytest.raises(InputError, match="lacks 4 tensors: .*padding_tokens"):
+        padded.load_checkpoint(write(whole)["model"], "model.pth")
 
 
 @torch.no_grad()

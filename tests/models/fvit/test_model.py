@@ -233,11 +233,19 @@ def test_a_checkpoint_without_clip_knows_which_one_it_was_trained_on():
         other.load_checkpoint(tensors, "mini-fvit")
 
 
-def exported():
-    """The tensors that a model without masks and norms writes."""
+def exported(**changes):
+    """The tensors that a model writes, one without masks and norms unless it is changed."""
     with tempfile.TemporaryDirectory() as folder:
-        tiny().export(Path(folder) / "a.pth")
+        tiny(**changes).export(Path(folder) / "a.pth")
         return read_checkpoint(Path(folder) / "a.pth").tensors
+
+
+def test_a_checkpoint_with_masks_loads_without_its_mask_head():
+    tensors, boxes = exported(MASKS=True), tiny()
+    assert any(".mask_head." in name for name in tensors)
+    boxes.load_checkpoint(tensors, "a.pth")
+    own = {n: t for n, t in boxes.state_dict().items() if n in tensors}
+    assert own and all(torch.equal(tensor, tensors[name]) for name, tensor in own.items())
 
 
 # What is done -> what the error says.

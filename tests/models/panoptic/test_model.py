@@ -274,6 +274,15 @@ def test_chosen_classes_leave_no_other_class(model):
     assert torch.equal(every["sem_seg"], whole["sem_seg"])
 
 
+def test_void_beside_chosen_classes_is_that_of_the_short_vocabulary():
+    logits = torch.tensor([[0.0, -20.7], [0.0, -90.0], [60.0, 20.0]])  # the first class leaves
+    void = torch.tensor([-27.6, -80.0, 0.0])
+    every = torch.cat([logits, void[:, None]], 1).softmax(1)[:, -1]
+    made = GeneratorOutput(torch.zeros(3, 4, 4), logits, every, (4, 4), (4, 4), void_logit=void)
+    expected = torch.stack([logits[:, 1], void], 1).double().softmax(1)[:, -1]
+    assert made.only([1]).void_prob.double() == pytest.approx(expected, rel=1e-5)
+
+
 def test_its_reading_is_what_its_parts_do(model):
     reading = model.reading()
     assert reading.synonyms == "all, the best score of each" and reading.windows == "none"

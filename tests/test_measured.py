@@ -1,6 +1,7 @@
 """Numbers of README and docs are those of the records that are kept of them."""
 
 import re
+import statistics
 from datetime import datetime, timedelta
 
 import pytest
@@ -113,6 +114,43 @@ def test_a_reason_that_was_tested_has_its_record(page, begin, record, count):
     (said,) = re.findall(rf"{begin}.*?\(docs/measured/{record}", text)
     measured = {f"{number:.1f}" for _, number in flatten_numbers(results)}
     assert len(measured & set(re.findall(r"\d+\.\d", said))) == count
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence", "table", "count"),
+    [
+        ("detection", "Novel AP50\nof boxes .*? in the first", "3a", 4),
+        ("quickstart", "Over three seeds of 400 steps .* with CLIPSelf", "3a", 4),
+        ("objectives", "values of three blocks are far better .* stuff 76.4\n.*?\\)", "dense", 4),
+        ("objectives", "In the mini world boxes go from .*?\\[", "1c", 3),
+        ("finetuning", "F-ViT's AP of the own ten .*? 25.3", "finetuning", 9),
+        ("panoptic", "one distilled tower is about as good as two .*? 43.4", "one_tower", 6),
+        ("semantic", "In the mini world `value` .*? 54.7", "zero_shot", 2),
+        ("predict", "CLIPSelf finds 8.0 absent words .*? with `drop`", "absent_words", 2),
+        ("predict", "without training: mIoU 39.3 .*? 45.3", "examples", 5),
+    ],
+)
+def test_a_sentence_has_the_numbers_of_its_table(page, sentence, table, count):
+    (said,) = re.findall(sentence, (ROOT / f"docs/{page}.md").read_text(), re.S)
+    own = re.findall(r"\d+\.\d", said)
+    kept = re.findall(r"\d+\.\d", (ROOT / f"docs/tables/{table}.md").read_text())
+    assert len(own) == count and set(own) <= set(kept), set(own) - set(kept)
+
+
+def test_the_second_world_s_novel_ap50_is_the_mean_of_its_records():
+    text = (ROOT / "docs/detection.md").read_text()
+    table = rows("docs/tables/3a.md")
+    for run, said in (("e32de0745451", "37.4 ± 1.4"), ("87e7227cd63f", "13.1 ± 1.1")):
+        (row,) = (row for row in table if f"_seed0-{run}" in row)
+        kept = [
+            next((ROOT / "docs/tables/runs").glob(f"*-{one}.json"))
+            for one in re.findall(r"\d: (\w{12})", row)
+        ]
+        numbers = [
+            read_json(path)["results"]["mini2_val_boxes"]["bbox"]["AP50-unseen"] for path in kept
+        ]
+        mean, deviation = statistics.fmean(numbers), statistics.stdev(numbers)
+        assert len(numbers) == 3 and f"{mean:.1f} ± {deviation:.1f}" == said and said in text
 
 
 def test_the_seconds_of_readme_are_those_that_were_measured():

@@ -233,8 +233,7 @@ class _Loop(Generic[R]):
                 images[place] = read.future.result()
             except Exception as error:
                 outcomes[place] = error
-        predicted = predict_each(self.results, images, [read.source for read in batch])
-        outcomes |= predicted
+        outcomes |= predict_each(self.results, images, [read.source for read in batch])
         for place, (source, state, _) in enumerate(batch):
             written = threads.submit(self._write, source, outcomes[place])
             # In place of the pixels, which go before those of a further batch come.
@@ -299,8 +298,7 @@ def predict_each(
     if len(images) > 1:
         files = [sources[place] for place in images] if sources else []
         try:
-            outputs = results.predict(list(images.values()), files)
-            outcomes |= zip(images, outputs, strict=True)
+            outcomes |= zip(images, results.predict(list(images.values()), files), strict=True)
             return outcomes
         except Exception as error:
             _warn_of_batches(f"{type(error).__name__}: {in_short(error)}")

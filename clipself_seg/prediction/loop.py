@@ -233,7 +233,8 @@ class _Loop(Generic[R]):
                 images[place] = read.future.result()
             except Exception as error:
                 outcomes[place] = error
-        outcomes |= predict_each(self.results, images, [read.source for read in batch])
+        predicted = predict_each(self.results, images, [read.source for read in batch])
+        outcomes |= predicted
         for place, (source, state, _) in enumerate(batch):
             written = threads.submit(self._write, source, outcomes[place])
             # In place of the pixels, which go before those of a further batch come.

@@ -144,8 +144,7 @@ class NameVisualizer(Visualizer):
             titled: numbers of boxes whose titles stand elsewhere.
         """
         for number in reversed(range(len(boxes))):
-            style = "--" if dashed[number] else "-"
-            self.draw_box(boxes[number], 1, _hex(colours[number]), style)
+            self.draw_box(boxes[number], 1, _hex(colours[number]), "--" if dashed[number] else "-")
         for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
             if number not in titled:
                 text, size = self._text(titles[number], colours[number])

@@ -464,7 +464,7 @@ def check_data(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> list[str]:
         classes = f", {len(vocabulary)} classes" if vocabulary else ""
         said.append(f"{name}: {len(records)} images{classes}")
         if len(vocabulary) == 1 and metadata.evaluator_type == KINDS["semantic"][3]:
-            said.append(f'{name}: "{vocabulary.first_names[0]}" {ONLY}')
+            said.append(f'{name}: "{metadata.vocabulary.first_names[0]}" {ONLY}')
         if vocabulary and len(records) < enough:  # the advice is about words and labels
             few.append(f"{name}: {len(records)} images {advice}, at least {enough}")
         files = {os.path.abspath(record["file_name"]) for record in records}

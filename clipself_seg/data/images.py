@@ -207,9 +207,9 @@ def read_image(
     with _naming(path), open_image(path, max_pixels) as file:
         image = _loaded_rgb(file)
     if size is not None:
-        what, whose = f"image {path}, as it is shown (after EXIF rotation),", "by its annotation it"
+        whose = "as it is shown (after EXIF rotation); by its annotation it"
         advice = "annotate it as it is shown, or turn its pixels and remove the EXIF tag"
-        require_size(what, image.size, whose, size, advice)
+        require_size(f"image {path}", image.size, whose, size, advice)
     return np.asarray(image)
 
 

@@ -205,8 +205,7 @@ def find_distillation(model: str | None = None) -> ModelChoice:
         configs = zoo()[model].configs if model in zoo() else ()
         own = (config for config in configs if config.startswith(f"{DISTILL_CONFIG}+"))
         config = next(own, DISTILL_CONFIG)
-    name = _clip_name(choice.clip)
-    return choice._replace(task=DISTILLATION, config_file=config, opts=name)
+    return choice._replace(task=DISTILLATION, config_file=config, opts=_clip_name(choice.clip))
 
 
 def of_weights(name: str) -> ModelChoice | None:
@@ -280,8 +279,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if locate.is_remote(model):
             raise InputError(f"{model[:200]} does not say what model it is: name its configuration")
         raise _unknown(model)
-    folder = place if place.is_dir() else place.parent
-    config = folder / CONFIG
+    config = (place if place.is_dir() else place.parent) / CONFIG
     if not config.is_file():
         if entry := next((one for one in zoo().values() if one.file == place.name), None):
             if (own := locate.own_file(entry)) and place.samefile(own):
@@ -344,7 +342,8 @@ def _of_values(values: Mapping[str, Any], config_file: str, weights: str | None)
         return ModelChoice(model.task(), config_file, weights, key=key)
     if weights is None or model.task() != "regions":
         raise InputError(
-            f"{config_file or weights} is of {name}, which predicts nothing: name a model, or the CLIP that it wrote"
+            f"{config_file or weights} is of {name}, which predicts nothing: name a model, or the CLIP that it wrote; "
+            "a class of yours predicts as a subclass of a model of this package (docs/add_your_own.md, section 5)"
         )
     return _without_training(str(values.get("MODEL.CLIP.NAME", MINI_CLIP)), weights)
 

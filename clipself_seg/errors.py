@@ -84,8 +84,7 @@ def not_installed(module: str | None) -> str:
 
 def in_short(error: BaseException, letters: int = 80) -> str:
     """The beginning of the first line of what a library says, which may be pages long."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:letters]
+    return (str(error).splitlines() or [type(error).__name__])[0][:letters]
 
 
 def out_of_memory(error: BaseException) -> str:
@@ -248,13 +247,11 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
         except BrokenPipeError:
             return _without_reader()
         except InputError as error:
-            sys.stderr.write(f"error: {error}\n")
-            return 2
+            said = str(error)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in PINNED:
                 raise
-            sys.stderr.write(f"error: {not_installed(error.name)}\n")
-            return 2
+            said = not_installed(error.name)
         except KeyboardInterrupt as error:
             again = str(error) or "the same command begins anew"
             sys.stderr.write(f"interrupted; what is complete stays: {again}\n")
@@ -263,16 +260,15 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             if error.strerror is None:
                 raise
             place = "" if error.filename is None else f"{error.filename}: "
-            sys.stderr.write(
-                f"error: {place}{error.strerror}: make room, or give another path; files that are "
-                "complete stay as they are\n"
+            said = (
+                f"{place}{error.strerror}: make room, or give another path; files that are "
+                "complete stay as they are"
             )
-            return 2
         except Exception as error:
             if not (said := out_of_memory(error)):
                 raise
-            sys.stderr.write(f"error: {said}\n")
-            return 2
+        sys.stderr.write(f"error: {said}\n")
+        return 2
 
     return wrapped
 

@@ -91,11 +91,20 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
     Args:
         name: last part of the key.
         reads: features of the student that it reads, out of "dense", "queries", "keys" and "image".
+
+    Raises:
+        InputError: when a training uses it, a value of another shape.
     """
 
     def register(value: Value) -> Value:
         key = f"{objectives.name}.{name}"
-        enter_objective(name, reads)(lambda step, objectives: value(step))
+
+        @enter_objective(name, reads)
+        def checked(step: Step, objectives: object) -> Tensor:
+            if (loss := value(step)).ndim:
+                raise InputError(f'objective "{name}" returns {tuple(loss.shape)}: return a scalar')
+            return loss
+
         register_key(key, 0.0, NOT_NEGATIVE, of=["CLIPSelf"])
         RELATIONS.append(of_crops(key))
         return value

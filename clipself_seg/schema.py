@@ -86,8 +86,7 @@ def texts(what: str = "texts") -> Kind:
 
 def one_of(*values: object) -> Kind:
     """The kind of a value that is one of a few."""
-    wanted = " or ".join(map(repr, values))
-    return Kind(wanted, lambda value: value in values)
+    return Kind(" or ".join(map(repr, values)), lambda value: value in values)
 
 
 def check(

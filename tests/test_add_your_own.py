@@ -17,7 +17,7 @@ from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluation_base import METRICS, add_metrics
 from clipself_seg.models.build import build_model
-from clipself_seg.models.distillation import build_target
+from clipself_seg.models.distillation import OBJECTIVES, build_target
 from tests.conftest import ROOT
 from tests.registries import NAMES, registries_kept
 from tests.tiny import small_worlds
@@ -73,6 +73,19 @@ def test_a_loss_is_trained_by_its_weight_beside_clipselfs_and_alone(tmp_path):
     assert build_target(alone).weights == {"RANKS": 0.5}
 
 
+def test_a_metric_that_fails_is_named_with_its_file_and_all_other_numbers_are_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(METRICS, "wrong", lambda numbers, confusion: numbers["mIou"])
+    words = ["--config-file", "mini/zero_shot", "--eval-only", *PIXELS]
+    assert train.main([*words, "OUTPUT_DIR", str(tmp_path)]) == 2
+    numbers = json.loads((tmp_path / "results.json").read_text())["results"]["mini_val_sem_seg"]
+    assert {"mIoU", "hIoU"} <= numbers.keys() and "wrong" not in numbers
+    says = f'the metric "wrong" fails at {__file__}, line '
+    error = capsys.readouterr().err
+    assert says in error and "KeyError('mIou')" in error
+
+
 def test_a_head_is_trained_evaluated_and_has_a_key_of_its_own(tmp_path):
     mine = ("MODEL.META_ARCHITECTURE", "MyHead", "MODEL.MY_HEAD.SCALE", "20")
     trained = results_of(tmp_path, "mini/semseg_original", *mine, *STEPS, *PIXELS)
@@ -126,6 +139,13 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
             clip.dense(torch.zeros(1, 3, 16, 24))
 
 
+def test_an_objective_that_is_no_scalar_is_named_with_its_shape():
+    with registries_kept():
+        extend.register_objective("WRONG")(lambda step: torch.zeros(8, 128))
+        with pytest.raises(InputError, match=r'"WRONG" returns \(8, 128\): return a scalar'):
+            OBJECTIVES["WRONG"].value(None, None)
+
+
 @pytest.mark.parametrize(
     "enter, message",
     [
@@ -158,5 +178,6 @@ def test_a_metric_counts_in_the_innermost_numbers_and_never_takes_a_name(monkeyp
     assert numbers["fused"]["hIoU"] == pytest.approx(100 / 3) and numbers["clip"] == {"PQ": 3.0}
     assert numbers["sweep"] == {"1": {}}
     monkeypatch.setitem(METRICS, "PQ", lambda numbers, confusion: 1.0)
-    with pytest.raises(InputError, match="the evaluation has a number PQ"):
-        add_metrics({"PQ": 3.0}, None)
+    numbers = {"PQ": 3.0}
+    assert "the evaluation has such a number" in add_metrics(numbers, None)["PQ"]
+    assert numbers == {"PQ": 3.0}

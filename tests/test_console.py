@@ -147,10 +147,10 @@ def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):
 
 # Command -> what is true of it the next time; the others begin anew.
 GOES_ON = {
-    "eval": "a training goes on with --resume, an evaluation begins anew",
+    "eval": "a training that has a checkpoint goes on with --resume, all else begins anew",
     "install-detectron2": "the same command goes on with what is missing",
     "predict": "the same command goes on with --skip-existing, and begins anew without",
-    "train": "a training goes on with --resume, an evaluation begins anew",
+    "train": "a training that has a checkpoint goes on with --resume, all else begins anew",
 }
 
 

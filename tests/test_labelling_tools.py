@@ -66,6 +66,52 @@ def test_masks_of_predictions_become_strokes_and_an_export_of_them_label_maps(tm
     assert (np.asarray(Image.open(tmp_path / "masks/one+.png")) == expected).all()
 
 
+def exported(folder, *annotations):
+    """An export of Label Studio: (address of an image, label of its stroke, "was_cancelled")."""
+    size = {"type": "brushlabels", "original_height": 300, "original_width": 90}
+    tasks = [
+        {
+            "data": {"image": image},
+            "annotations": [
+                {
+                    "was_cancelled": skipped,
+                    "result": [
+                        size | {"value": {"brushlabels": [label], "rle": label_studio.stroke(DOG)}}
+                    ],
+                }
+            ],
+        }
+        for image, label, skipped in annotations
+    ]
+    (folder / "export.json").write_text(json.dumps(tasks))
+    return folder / "export.json", folder / "masks"
+
+
+def test_label_maps_of_an_export_are_called_as_the_images_and_their_values_are_named(
+    tmp_path, capsys
+):
+    upload, local = "/data/upload/3/a1b2c3d0-00.png", "/data/local-files/?d=x/a1b2c3d0-01.png"
+    skipped = "/data/local-files/?d=x/02.png"
+    files = exported(tmp_path, (upload, "dog", False), (local, "dog", 0), (skipped, "dog", True))
+    label_studio.from_export(*files, "sky, dog")
+    names = {path.name for path in (tmp_path / "masks").iterdir()}
+    assert names == {"00.png", "a1b2c3d0-01.png"}
+    assert 'names: {0: "sky", 1: "dog"}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "images, words, message",
+    [
+        ("AB", "dog", "two images that would be img.png, such as .*B/img.jpg: export"),
+        ("A", "sky", 'has the label "dog", no word of yours: add it'),
+    ],
+)
+def test_an_export_whose_label_maps_would_be_wrong_is_refused(tmp_path, images, words, message):
+    given = [(f"/data/local-files/?d={name}/img.jpg", "dog", False) for name in images]
+    with pytest.raises(SystemExit, match=message):
+        label_studio.from_export(*exported(tmp_path, *given), words)
+
+
 def test_strokes_with_values_in_place_of_runs_are_read():
     """What Label Studio writes has both; these are its bytes of four pixels, of which two are painted."""
     pixels = [0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0, 1, 2, 3, 255]

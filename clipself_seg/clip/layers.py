@@ -192,8 +192,7 @@ class TokenAttention(nn.Module, abc.ABC):
     def forward_rotated(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """Self-attention of turned queries and keys, (B, L, D) -> (B, L, D)."""
         q, k, v = self.project(x_BLD, x_BLD)
-        attended = attention(rotate(q, rotary), rotate(k, rotary), v)
-        return self.output(merge_heads(attended))
+        return self.output(merge_heads(attention(rotate(q, rotary), rotate(k, rotary), v)))
 
     def forward_mask_tokens(
         self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, *rotary: Tensor
@@ -245,8 +244,7 @@ class PackedAttention(TokenAttention):
         packed = linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
         q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
         mask = None if keys_BL is None else keys_BL[:, None, None]
-        attended = attention(q, k, v, mask=mask, causal=causal)
-        return self.out_proj(merge_heads(attended))
+        return self.out_proj(merge_heads(attention(q, k, v, mask=mask, causal=causal)))
 
     def project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         width = x_BLD.shape[-1]

@@ -57,8 +57,7 @@ def main(args: argparse.Namespace) -> None:
     isthing = np.array([entry["isthing"] == 1 for entry in classes])
     quality, images = evaluate_files(truth, Side(*args.prediction), ids)
     results = {"images": float(images)} | panoptic_results(quality, names, isthing)
-    table = run_table("panoptic", {truth.json.name: results})
-    sys.stdout.write(f"{table}\n")
+    sys.stdout.write(run_table("panoptic", {truth.json.name: results}) + "\n")
     if args.json:
         # Without NaN, which JSON lacks: a class that is nowhere has no number.
         known = {key: number for key, number in results.items() if number == number}

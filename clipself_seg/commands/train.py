@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # What gloo and NCCL say in the others when a process ended.
 LOST_CONNECTION = re.compile("closed by peer|reset by peer|remote process exited|Broken pipe")
 GRACE = 10  # seconds
-AGAIN = "a training goes on with --resume, an evaluation begins anew"
+AGAIN = "a training that has a checkpoint goes on with --resume, all else begins anew"
 
 
 def _options(parser: options.CommandLine) -> None:

@@ -88,8 +88,7 @@ def _list(task: str | None, may_ship: str | None) -> int:
     lines = []
     for kind, body in rows.items():
         if body and task in (None, kind):
-            table = tabulate([HEADINGS, *body], tablefmt="plain")
-            lines += [f"[{kind}]", *table.splitlines(), ""]
+            lines += [f"[{kind}]", *tabulate([HEADINGS, *body], tablefmt="plain").splitlines(), ""]
     lines += textwrap.wrap(
         f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}",
         WIDTH,

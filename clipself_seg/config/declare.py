@@ -51,8 +51,7 @@ class Check:
 
 def at_least(least: int) -> Check:
     """Numbers from `least`."""
-    wanted = "0 or more" if least == 0 else f"at least {least}"
-    return Check(wanted, lambda value: value >= least)
+    return Check("0 or more" if least == 0 else f"at least {least}", lambda value: value >= least)
 
 
 def within(least: float, most: float) -> Check:

@@ -207,8 +207,9 @@ def read_image(
     with _naming(path), open_image(path, max_pixels) as file:
         image = _loaded_rgb(file)
     if size is not None:
-        whose = "by its annotation (after EXIF rotation) it"
-        require_size(f"image {path}", image.size, whose, size, "correct the annotation or the file")
+        whose = "as it is shown (after EXIF rotation); by its annotation it"
+        advice = "annotate it as it is shown, or turn its pixels and remove the EXIF tag"
+        require_size(f"image {path}", image.size, whose, size, advice)
     return np.asarray(image)
 
 
@@ -381,5 +382,4 @@ def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     limit = np.array([width, height])
     corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(np.int64)
     low = corners[:, :2].clip(0, limit - 1)
-    high = np.maximum(corners[:, 2:], low + 1).clip(None, limit)
-    return np.concatenate([low, high], axis=1)
+    return np.concatenate([low, np.maximum(corners[:, 2:], low + 1).clip(None, limit)], axis=1)

@@ -151,7 +151,7 @@ def read_indices(path: str | os.PathLike[str], max_pixels: int = images.MAX_PIXE
     damaged = "unpack its archive again, prepare it again with --overwrite, or restore it"
     with images.decoding_errors(f"label map {path}", missing, damaged):
         with images.open_image(path, max_pixels) as file:
-            advice = "give a map of class indices, not a coloured or blended one"
+            advice = "give class indices, not colours; of equal channels one: Image.open(p).getchannel(0).save(p)"
             images.require_mode(f"label map {path}", file.mode, INDEX_MODES, advice)
             values = np.asarray(file)
     return values.astype(np.uint8) if values.dtype == bool else values

@@ -8,12 +8,13 @@ never split. FC-CLIP's and OpenSeg's label files, lines of `ID:NAME,NAME,...`, t
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from clipself_seg.schema import FLAG, TEXT, WHOLE, Schema, check, texts
 
 if TYPE_CHECKING:
     from clipself_seg.data.examples import ClassExamples
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "vocabularies"
 TEXT_FILES = (".txt", ".json")
@@ -155,10 +158,14 @@ class Vocabulary:
             return name
         path = Path(name)
         if path.suffix.lower() == ".txt":
-            lines = read_text(path, "vocabulary file").splitlines()
-            lines = [line.split("#")[0].strip().rstrip(",") for line in lines]
-            words = [word for line in lines if line for word in line.split(",")]
-            return _of_list(words, "custom", str(path), False)
+            text = read_text(path, "vocabulary file")
+            lines = [line.split("#")[0].strip().rstrip(",") for line in text.splitlines()]
+            words = {n: line.split(",") for n, line in enumerate(lines, 1) if line}
+            number, several = max(words.items(), key=lambda item: len(item[1]), default=(0, ()))
+            if len(words) > 1 and len(several) > 1:
+                wrong = f"line {number} has {len(several)} classes; write | between synonyms"
+                logger.warning("%s: %s", path, wrong)
+            return _of_list([*chain(*words.values())], "custom", str(path), False)
         if path.suffix.lower() == ".json":
             content = read_json(path, "vocabulary file")
             if isinstance(content, list):
@@ -238,8 +245,7 @@ class Vocabulary:
             catseg_names: CAT-Seg's own entry of a class takes the place of all its names.
         """
         count = None if all_synonyms else 1
-        classes = self.classes
-        return tuple((c.catseg_names if catseg_names else c.names)[:count] for c in classes)
+        return tuple((c.catseg_names if catseg_names else c.names)[:count] for c in self.classes)
 
     def seen_in(self, trained: Vocabulary, *, exact: bool = False) -> np.ndarray:
         """Bool (K,): which classes share a name with a class that training shows.
@@ -380,8 +386,7 @@ def _of_content(content: object, origin: str) -> Vocabulary:
         # Classes of one name get one prompt, so that no model can tell them apart.
         require_unique((entry.names[0].strip().lower() for entry in classes), "first name", origin)
     name = content.get("name", Path(origin).stem)
-    about = content.get("about", "")
-    return Vocabulary(name, tuple(classes), about, numbered=bool(with_ids))
+    return Vocabulary(name, tuple(classes), content.get("about", ""), numbered=bool(with_ids))
 
 
 def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyClass:

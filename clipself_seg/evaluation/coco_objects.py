@@ -131,8 +131,7 @@ def read_true_objects(
             size = image["height"], image["width"]
             source = f"{json_file}: the segmentation of an object of image {entry['image_id']}"
             true_object["segmentation"] = run_lengths(entry["segmentation"], *size, source)
-        by_image = objects[index_of[entry["category_id"]]]
-        by_image.setdefault(number, []).append(true_object)
+        objects[index_of[entry["category_id"]]].setdefault(number, []).append(true_object)
     if not last_id:
         raise InputError(f"{json_file} has no object in the {len(order)} images of the data set")
     listed = [images[image] for image in order]

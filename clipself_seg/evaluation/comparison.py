@@ -200,8 +200,7 @@ def _table(models: Mapping[str, Any], style: str) -> str:
     }
     columns = _columns({name: {} for own in models.values() for name in own})
     columns = report.with_numbers(columns, [line[""] for line in lines.values()])
-    first = ["model", ""] if several else ["model"]
-    return report.comparison_table(lines, columns, first, style)
+    return report.comparison_table(lines, columns, ["model", ""] if several else ["model"], style)
 
 
 def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:

@@ -8,6 +8,7 @@ import copy
 import logging
 import math
 import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                 set fails.
         """
         results: Results = {}
+        wrong = dict[str, str]()
         with classes_kept(model):
             for name in self.datasets:
                 self.protocols[name] = self._protocol(name, model)
@@ -130,12 +132,14 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                 results[name] = self._numbers(name, outputs)
                 # An evaluation without a pass, such as a reader of files, counts no pixels.
                 confusion = self._confusion(evaluators[0]) if evaluators else None
-                add_metrics(results[name], confusion)
+                wrong |= add_metrics(results[name], confusion)
                 self._report({name: results[name]})
                 if finished is not None:
                     finished(results)
         if len(results) > 1:
             self._report(results)
+        if wrong:
+            raise InputError("all other numbers are complete, but " + "\n".join(wrong.values()))
         return results
 
     def metadata(self) -> dict[str, object]:
@@ -189,8 +193,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             for place, numbers in innermost(results)
             if METRICS.keys() & numbers.keys()
         ]
-        own = {"Registered metrics": format_table(["", *METRICS], rows)} if rows else {}
-        return tables | own
+        return tables | ({"Registered metrics": format_table(["", *METRICS], rows)} if rows else {})
 
     def _report(self, results: Results) -> None:
         """Logs tables of some data sets, in the main process."""
@@ -226,19 +229,27 @@ def innermost(results: Results, place: str = "") -> Iterator[tuple[str, Results]
         yield from innermost(value, f"{place}/{key}".lstrip("/"))
 
 
-def add_metrics(results: Results, confusion: np.ndarray | None) -> None:
+def add_metrics(results: Results, confusion: np.ndarray | None) -> dict[str, str]:
     """Adds those of `METRICS` that are finite to the innermost numbers of a data set.
+
+    Returns the name of each that cannot be had -> a sentence: it fails, or there is a number of this name already.
 
     Args:
         results: numbers of a data set.
         confusion: pixels of true and of predicted classes (K, K), see `mean_iou.confusion_matrix`; None where
             the evaluation counts none.
-
-    Raises:
-        InputError: there is a number of this name already.
     """
+    wrong = dict[str, str]()
     for _, numbers in innermost(results):
-        values = {name: metric(numbers, confusion) for name, metric in METRICS.items()}
-        if taken := sorted(METRICS.keys() & numbers.keys()):
-            raise InputError(f"the evaluation has a number {taken[0]}: give yours another name")
-        numbers |= {k: float(v) for k, v in values.items() if v is not None and math.isfinite(v)}
+        given = dict(numbers)
+        for name, metric in METRICS.items():
+            try:
+                if name in given:
+                    raise InputError("the evaluation has such a number: give yours another name")
+                value = metric(given, confusion)
+                if value is not None and math.isfinite(value):
+                    numbers[name] = float(value)
+            except Exception as error:
+                file, line, *_ = traceback.extract_tb(error.__traceback__)[:2][-1]
+                wrong[name] = f'the metric "{name}" fails at {file}, line {line}: {error!r}'
+    return wrong

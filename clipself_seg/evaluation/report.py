@@ -145,8 +145,7 @@ def write_tables(
     for title, table in tables.items():
         heading = _line(title, style, "## {}\n")
         below = "".join(f"{_line(note, style, '{}')}\n" for note in notes)
-        between = "\n" if below and style == "github" else ""
-        blocks.append(f"{heading}\n{table}\n{between}{below}")
+        blocks.append(f"{heading}\n{table}\n" + "\n" * bool(below and style == "github") + below)
     write_text(path, "\n".join(blocks))
 
 

@@ -126,8 +126,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
 
     def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set."""
-        title = f'All data sets in percent, rule "{self.rule}"'
-        return {title: run_table("semantic", results)}
+        return {f'All data sets in percent, rule "{self.rule}"': run_table("semantic", results)}
 
     def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)

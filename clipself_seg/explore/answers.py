@@ -188,8 +188,7 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         raise InputError(f"{place}: {problem['msg']}: correct it as /docs says") from None
     words = typed_words(question.words, limits)
     for one in question.examples:
-        name = " ".join(re.split(r"[,\s]+", one.name))
-        (entry,) = typed_words(f"{name},", limits).classes
+        (entry,) = typed_words(" ".join(re.split(r"[,\s]+", one.name)) + ",", limits).classes
         pixels = _image(one.image, limits)
         region = np.multiply(one.box, pixels.shape[1::-1] * 2)
         words = words.with_examples({"|".join(entry.names): [(pixels, region)]})

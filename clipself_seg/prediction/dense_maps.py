@@ -153,8 +153,7 @@ class DenseMapResults:
                 notes.append(f"{values.min():.2f} to {values.max():.2f}")
             rows.append(row)
             captions.append(notes)
-        drawn = sheet(rows, ["image", "K-Means", *self.words], captions, note=warning)
-        return drawn, warning
+        return sheet(rows, ["image", "K-Means", *self.words], captions, note=warning), warning
 
     def write(self, source: ImageFile, result: tuple[Image.Image, str]) -> Written:
         """Writes the sheet of an image.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from pathlib import Path, PurePath
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 # Of videos; folders are not searched for them.
 VIDEO_ENDINGS = tuple(".avi .mkv .mov .mp4 .webm".split())
+FILE_NAME = ".predict.jsonl"  # the journal of a folder of results
 # What may be waited for without end.
 NO_FILE = "a pipe or a device, no file"
 
@@ -59,7 +63,7 @@ class InputFiles:
 def find_images(
     inputs: Sequence[str | Path], output: str | Path, videos: bool = False
 ) -> InputFiles:
-    """Images by name, and all below folders; hidden files and the output folder are left out.
+    """Images by name, and all below folders; hidden files, the output folder and other folders of results are left out.
 
     Two images that differ in their endings alone keep them in their names, as does one whose results would be called
     like a folder of others, such as x.jpg beside x.png/y.jpg.
@@ -98,11 +102,17 @@ def find_images(
 
 
 def _search(folder: Path, out: Path, files: InputFiles) -> None:
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"))
+    earlier = {Path(os.path.realpath(path.parent)) for path in paths if path.name == FILE_NAME}
+    earlier -= {out, Path(os.path.realpath(folder))}
+    for place in sorted(earlier):
+        logger.warning("%s holds results of predict, and is left out", place)
+    for path in paths:
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
         other = path.suffix.lower() not in ENDINGS or path.is_dir()
-        if hidden or other or out in Path(os.path.realpath(path)).parents:
+        results = {out, *earlier}.intersection(Path(os.path.realpath(path)).parents)
+        if hidden or other or results:
             continue
         if path.is_file():
             files.images.append(ImageFile(path, below.as_posix()))
@@ -137,5 +147,4 @@ def image_ids(images: Sequence[ImageFile]) -> list[int]:
     """Ids of images: the numbers that all are named by, if they differ, else 1, 2, 3 ..."""
     stems = [image.path.stem for image in images]
     numbers = [int(stem) for stem in stems if stem.isdecimal()]
-    named = len(set(numbers)) == len(stems)
-    return numbers if named else list(range(1, len(images) + 1))
+    return numbers if len(set(numbers)) == len(stems) else list(range(1, len(images) + 1))

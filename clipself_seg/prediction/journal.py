@@ -16,10 +16,9 @@ from typing import Any, NamedTuple, TextIO, TypedDict
 
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_text
-from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.files import FILE_NAME, ImageFile
 from clipself_seg.schema import ANYTHING, OBJECT, TEXT, WHOLE, Schema, check
 
-FILE_NAME = ".predict.jsonl"
 LINE: Schema = {"name": TEXT, "input": ANYTHING, "files": [TEXT], "sizes": [WHOLE], "entry": OBJECT}
 ADVICE = "give another --output, or leave out --skip-existing to begin anew (with --ray, empty the folder)"
 

@@ -299,8 +299,7 @@ def predict_each(
     if len(images) > 1:
         files = [sources[place] for place in images] if sources else []
         try:
-            outputs = results.predict(list(images.values()), files)
-            outcomes |= zip(images, outputs, strict=True)
+            outcomes |= zip(images, results.predict(list(images.values()), files), strict=True)
             return outcomes
         except Exception as error:
             _warn_of_batches(f"{type(error).__name__}: {in_short(error)}")

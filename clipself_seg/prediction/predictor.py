@@ -166,10 +166,10 @@ class ImagePredictor(abc.ABC, Generic[R]):
         """The words that are set.
 
         Raises:
-            RuntimeError: `set_vocabulary` was not called.
+            InputError: `set_vocabulary` was not called.
         """
         if self.given is None:
-            raise RuntimeError(
+            raise InputError(
                 'no words: give them, as in model("photo.jpg", "dog, grass"), or call set_vocabulary'
             )
         return self.given

@@ -100,8 +100,7 @@ def calibrated_threshold(
     for row, (name, words) in zip(there, given.items()):
         for word in words:
             row[place[known(word.casefold(), place, "word", origin=f"{path}, {name}")]] = True
-        image = read_image(Path(path).parent / name, max_pixels=max_pixels)
-        scores.append(presence.scores(image))
+        scores.append(presence.scores(read_image(Path(path).parent / name, max_pixels=max_pixels)))
     if there.all() or not there.any():
         raise InputError(
             f"{path} has to name images in which some words are, and some are not: give further images or words"

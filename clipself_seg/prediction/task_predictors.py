@@ -414,7 +414,8 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     if stuff is None:
         if words.name in Vocabulary.available() and words.classes[0].isthing is None:
             raise InputError(
-                f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff'
+                f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff, '
+                'or that none is (--stuff "")'
             )
         return words
     named = (

@@ -32,5 +32,4 @@ class DrawPredictions(HookBase):
             predictor = self._predictor(self.cfg, model=trainer.model)
             predictor.set_vocabulary(trainer.vocabulary)
             drawn = np.asarray(predictor(file).overlay())
-        name = f"predictions/{os.path.basename(file)}"
-        trainer.storage.put_image(name, drawn.transpose(2, 0, 1))
+        trainer.storage.put_image(f"predictions/{os.path.basename(file)}", drawn.transpose(2, 0, 1))

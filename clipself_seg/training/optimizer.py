@@ -56,8 +56,7 @@ def learning_rates(cfg: CfgNode) -> Callable[[int], float]:
         drops = tuple(solver.STEPS)
         falls = {"factor": solver.WARMUP_FACTOR, "drops": drops, "gamma": solver.GAMMA}
         return partial(stepped_rate, **shared, **falls)
-    within = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
-    factor = solver.WARMUP_FACTOR if within else None
+    factor = solver.WARMUP_FACTOR if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" else None
     return partial(learning_rate, **shared, total=solver.MAX_ITER, factor=factor)
 
 

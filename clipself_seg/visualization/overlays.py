@@ -115,8 +115,7 @@ class NameVisualizer(Visualizer):
             if not 0 <= number < len(names):
                 continue
             ground = INK if grounds is None else grounds[number]
-            region = (grid == number).astype(np.uint8)
-            _, parts, stats, _ = cv2.connectedComponentsWithStats(region)
+            _, parts, stats, _ = cv2.connectedComponentsWithStats((grid == number).astype(np.uint8))
             sizes = stats[1:, cv2.CC_STAT_AREA]
             for part in {int(sizes.argmax()), *np.flatnonzero(sizes >= FURTHER * grid.size)}:
                 left, top, width, height, _ = stats[part + 1]
@@ -145,8 +144,7 @@ class NameVisualizer(Visualizer):
             titled: numbers of boxes whose titles stand elsewhere.
         """
         for number in reversed(range(len(boxes))):
-            style = "--" if dashed[number] else "-"
-            self.draw_box(boxes[number], 1, _hex(colours[number]), style)
+            self.draw_box(boxes[number], 1, _hex(colours[number]), "--" if dashed[number] else "-")
         for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
             if number not in titled:
                 text, size = self._text(titles[number], colours[number])

@@ -5,13 +5,15 @@
 
 `to` reads a coco.json, or a detections.json: a region with a mask becomes a brush stroke, one without a rectangle. The
 third word is put before the names of the images, with a slash between them: Label Studio finds them below its folder of
-local files. `from` writes a PNG for each image, whose values count the words from 0, and 255 is not labelled. Where
-strokes overlap, the last of the export wins.
+local files. `from` writes a PNG for each image, whose values count the words from 0, and 255 is not labelled; it prints
+the line `names` for the file of --data. Where strokes overlap, the last of the export wins; skipped annotations do not
+count.
 """
 
 import json
 import os
 import posixpath
+import re
 import sys
 from urllib.parse import quote, unquote
 
@@ -19,7 +21,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-LOCAL = "/data/local-files/?d="
+LOCAL, UPLOADS = "/data/local-files/?d=", "/data/upload/"
 WORD, LENGTHS = 8, (3, 4, 8, 16)  # bits of a value, and of the lengths of runs
 VOID = 255
 
@@ -104,23 +106,40 @@ def to_tasks(source, target, folder):
 
 
 def from_export(source, target, words):
-    """Write a label map for each image of an export in Label Studio's own JSON that has strokes."""
+    """Write a label map for each image of an export in Label Studio's own JSON that has strokes; print their names."""
     labels = {word.strip(): number for number, word in enumerate(words.split(","))}
     os.makedirs(target, exist_ok=True)
     with open(source, encoding="utf-8") as file:
         tasks = json.load(file)
+    written = set()
     for task in tasks:
-        result = [part for made in task["annotations"] for part in made["result"]]
+        counted = [made for made in task["annotations"] if not made.get("was_cancelled")]
+        result = [part for made in counted for part in made["result"]]
         strokes = [part for part in result if part["type"] == "brushlabels"]
         if not strokes:
             continue
         height, width = strokes[0]["original_height"], strokes[0]["original_width"]
         label_map = np.full((height, width), VOID, np.uint8)
         for part in strokes:
-            mask = painted(part["value"]["rle"], height, width)
-            label_map[mask] = labels[part["value"]["brushlabels"][0]]
-        name = os.path.splitext(os.path.basename(unquote(task["data"]["image"])))[0]
+            label = part["value"]["brushlabels"][0]
+            if label not in labels:
+                raise SystemExit(f'{source} has the label "{label}", no word of yours: add it')
+            label_map[painted(part["value"]["rle"], height, width)] = labels[label]
+        image = unquote(task["data"]["image"])
+        name = os.path.splitext(os.path.basename(image))[0]
+        if UPLOADS in image:
+            name = re.sub(
+                "^[0-9a-f]{8}-", "", name
+            )  # what Label Studio puts before an upload's name
+        if name in written:
+            raise SystemExit(
+                f"{source} has two images that would be {name}.png, such as {image}: export the tasks of each "
+                "folder by themselves, into a folder of label maps of its own"
+            )
+        written.add(name)
         Image.fromarray(label_map).save(os.path.join(target, f"{name}.png"))
+    names = ", ".join(f"{number}: {json.dumps(word)}" for word, number in labels.items())
+    print(f"{len(written)} label maps in {target}; for the file of --data:\nnames: {{{names}}}")
 
 
 if __name__ == "__main__":

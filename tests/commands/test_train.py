@@ -351,8 +351,8 @@ def test_ctrl_c_ends_all_processes_and_is_said_once(tmp_path, capfd, monkeypatch
     monkeypatch.setattr(train, "run", _interrupted)
     with pytest.raises(SystemExit, match="130"):
         train.worker(None)
-    said = "interrupted; what is complete stays: a training goes on with --resume, an evaluation"
-    assert capfd.readouterr().err == f"{said} begins anew\n"
+    said = "interrupted; what is complete stays: a training that has a checkpoint goes on with --resume"
+    assert capfd.readouterr().err == f"{said}, all else begins anew\n"
 
 
 MINI = ("--config-file", str(ROOT / "configs/mini/patches.yaml"))

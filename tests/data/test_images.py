@@ -34,6 +34,17 @@ def noise(height, width, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def test_a_size_that_an_annotation_has_before_exif_rotation_is_refused_the_right_way_round(
+    tmp_path,
+):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise(150, 200)).save(tmp_path / "a.jpg", exif=exif)
+    says = r"a.jpg is 150 x 200, as it is shown \(after EXIF rotation\); by its annotation it is 200 x 150: "
+    with pytest.raises(InputError, match=f"{says}.*remove the EXIF tag"):
+        read_image(tmp_path / "a.jpg", (200, 150))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_as_detectron2_does(tmp_path, orientation):
     exif = Image.Exif()

@@ -283,3 +283,14 @@ def test_a_built_in_list_written_as_a_label_file_comes_back(tmp_path):
     own = Vocabulary.load("openseg_cityscapes_19")
     lines = [f"{index}:{','.join(entry.names)}" for index, entry in enumerate(own.classes)]
     assert read(tmp_path, "\n".join(lines), own).classes == own.classes
+
+
+@pytest.mark.parametrize(
+    "text, warned",
+    [("cup\nperson, man\nbowl\n", True), ("cup, bowl\n", False), ("cup\nbowl,\n", False)],
+)
+def test_a_line_of_two_classes_among_lines_of_one_is_warned_of(tmp_path, caplog, text, warned):
+    (tmp_path / "w.txt").write_text(text)
+    Vocabulary.load(tmp_path / "w.txt")
+    assert ("w.txt: line 2 has 2 classes; write | between synonyms" in caplog.text) is warned
+    assert bool(caplog.text) is warned

@@ -46,6 +46,19 @@ def test_folders_are_searched_and_nothing_is_taken_twice(tmp_path):
     assert found.failed == {str(tmp_path / "gone"): "no such file or folder"}
 
 
+def test_results_of_an_earlier_call_are_no_images_and_are_named(tmp_path, caplog):
+    for name in ("a.jpg", "old/overlays/a.png", "old/.predict.jsonl", "out/.predict.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def names(folder):
+        return [image.name for image in find_images([folder], tmp_path / "out").images]
+
+    assert names(tmp_path) == ["a"]
+    assert caplog.messages == [f"{tmp_path / 'old'} holds results of predict, and is left out"]
+    assert names(tmp_path / "old") == ["overlays/a"]  # it is named
+
+
 def test_links_to_nothing_are_failures(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").touch()

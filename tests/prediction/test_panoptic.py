@@ -136,7 +136,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     "words, stuff, message",
     [
         ("", None, "the vocabulary is empty"),
-        ("ade20k_150", None, '"ade20k_150" does not tell.*say which words are stuff'),
+        ("ade20k_150", None, '"ade20k_150" does not tell.*say which words are stuff.*--stuff ""'),
         ("dog, dog", None, "name 'dog' is there twice"),
         ("dog, grass", "gras", 'stuff "gras" is not in the vocabulary; did you mean "grass"'),
         ("dog, grass", "grass, , sky", "empty name"),

@@ -141,7 +141,7 @@ def test_a_model_is_evaluated_and_needs_a_vocabulary():
     made = Sizes()
     assert not made.model.training and made.config is None
     assert made.names == ()
-    with pytest.raises(RuntimeError, match="no words: give them, as in model"):
+    with pytest.raises(InputError, match="no words: give them, as in model"):
         made(blank(2, 3))
     made.set_vocabulary(["cat"])
     assert made.names == ("cat",) and made.given.category_ids == (1,)

@@ -81,6 +81,20 @@ def test_values_without_a_name_are_counted_and_broken_files_named_before_a_step(
         check_data([data.train])
 
 
+def test_a_single_class_of_a_segmentation_is_warned_of_and_of_a_detection_it_is_none(
+    folder,  # noqa: F811
+):
+    (folder / "one.yaml").write_text("train: images/train\nval: images/val\nnames: {3: dog}\n")
+    for part in ("train", "val"):
+        (folder / f"labels/{part}").mkdir(parents=True)
+        (folder / f"labels/{part}/0.txt").write_text("3 0.5 0.5 0.5 0.5\n")
+    only = 'one_train_sem_seg: "dog" is the only class, so every pixel gets it: name the rest, too'
+    said = check_data([register_data(folder / "one.yaml", "semantic").train])
+    assert any(only in line for line in said)
+    said = check_data([register_data(folder / "one.yaml", "detection").train])
+    assert said and "only class" not in " ".join(said)
+
+
 @pytest.fixture
 def trained(folder, tmp_path):  # noqa: F811
     """Folder of a run of two steps on data of one's own."""

@@ -42,6 +42,7 @@ ENOUGH = (
     (20, "measure little, since each moves the numbers by points: name more of them as `val`"),
 )
 """Number of images, of training and of evaluation, below which advice is given: rules of thumb."""
+ONLY = "is the only class, so every pixel gets it: name the rest, too (0: background), or train detection"
 VOID = -1
 """Category id of masks whose pixels are ignored."""
 LOWEST, HIGHEST = -0.01, 1.01
@@ -462,6 +463,8 @@ def check_data(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> list[str]:
         vocabulary = metadata.get("vocabulary") or ()
         classes = f", {len(vocabulary)} classes" if vocabulary else ""
         said.append(f"{name}: {len(records)} images{classes}")
+        if len(vocabulary) == 1 and metadata.evaluator_type == KINDS["semantic"][3]:
+            said.append(f'{name}: "{metadata.vocabulary.first_names[0]}" {ONLY}')
         if vocabulary and len(records) < enough:  # the advice is about words and labels
             few.append(f"{name}: {len(records)} images {advice}, at least {enough}")
         files = {os.path.abspath(record["file_name"]) for record in records}

@@ -428,15 +428,13 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
                 label_map = _named(entry.label_map_name, image_id)
             record["sem_seg_file_name"] = str(maps / label_map)
         if entry.instance_map_name:
-            instance_map = _named(entry.instance_map_name, image_id)
-            record["instance_map_file_name"] = str(maps / instance_map)
+            record["instance_map_file_name"] = str(maps / _named(entry.instance_map_name, image_id))
     return records
 
 
 def _named(pattern: str, image_id: object) -> str:
     """A pattern of `PanopticSet` with the id of an image, and its city, put in."""
-    city = str(image_id).partition("_")[0]
-    return pattern.replace("{city}", city).replace("{id}", str(image_id))
+    return pattern.replace("{city}", str(image_id).partition("_")[0]).replace("{id}", str(image_id))
 
 
 def detection_records(

@@ -227,8 +227,7 @@ def _boxes_in(window: Window, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Boxes (n, 4) of an image as its window shows them, and which of them it shows, (n,) bool."""
     (height, width), (new_height, new_width), (y, x), (h, w) = window
     factors = np.array([new_width / width, new_height / height] * 2, np.float32)
-    limits = np.array([new_width, new_height] * 2, np.float32)
-    resized = np.clip(boxes * factors, 0, limits)
+    resized = np.clip(boxes * factors, 0, np.array([new_width, new_height] * 2, np.float32))
     cut = np.clip(resized - np.array([x, y] * 2, np.float32), 0, np.array([w, h] * 2, np.float32))
     return cut, np.all(cut[:, 2:] > cut[:, :2], axis=1)
 
@@ -267,8 +266,7 @@ class DetectionTestMapper(samples.Configurable):
         """Reads INPUT.DETECTION and MAX_PIXELS."""
         require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
-        limit = cfg.INPUT.MAX_PIXELS
-        return dict(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)
+        return dict(side=detection.SIDE, resize=detection.RESIZE, max_pixels=cfg.INPUT.MAX_PIXELS)
 
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""

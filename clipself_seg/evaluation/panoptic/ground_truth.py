@@ -105,8 +105,7 @@ def read_panoptic_ground_truth(
 
 def _seen(vocabulary: Vocabulary, trained: NamedVocabulary) -> np.ndarray:
     """Bool (K,): classes that training shows, by the published rule; of somebody's own classes case does not matter."""
-    exact = not isinstance(trained, Vocabulary)
-    return vocabulary.seen_in(Vocabulary.load(trained), exact=exact)
+    return vocabulary.seen_in(Vocabulary.load(trained), exact=not isinstance(trained, Vocabulary))
 
 
 def _tasks_with_files(name: str, files: PanopticSet, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -134,8 +133,7 @@ def _check_images(
     if files.instance_map_name and "instances" in tasks:
         wanted.append(("instance_map_file_name", ""))
     for key, command in wanted:
-        advice = f"run `{command}`" if command else files.root.advice
-        require_files(name, records, advice, key)
+        require_files(name, records, f"run `{command}`" if command else files.root.advice, key)
 
 
 def is_semantic_only(name: str) -> bool:

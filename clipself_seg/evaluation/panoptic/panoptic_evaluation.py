@@ -235,8 +235,7 @@ class FusionsEvaluator(DatasetEvaluator):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if self._segments:
-                png = read_segments(sample, truth_pixels(sample))
-                sample = {**sample, "pan_seg": png}
+                sample = {**sample, "pan_seg": read_segments(sample, truth_pixels(sample))}
             for name, by_task in self.fusions.items():
                 for evaluator in by_task.values():
                     evaluator.process([sample], [output["fusions"][name]])

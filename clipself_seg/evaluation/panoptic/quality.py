@@ -134,8 +134,7 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
     _require_none(predicted, absent, "only in the list, without a pixel in the map")
     # With an area below its number of pixels a segment could have an IoU above 1.
     larger = (pixels.sum(axis=1)[1:] > truth.areas) & ~truth.crowd
-    small = 'with more pixels than their "area" (-1: none)'
-    _require_none(truth, truth.segment_ids[larger], small)
+    _require_none(truth, truth.segment_ids[larger], 'with more pixels than their "area" (-1: none)')
     # Pixels of a prediction on void do not count, and a true segment is as large as its file states.
     union_nm = predicted_m + truth.areas[:, None] - common_nm - void_m
     counted_nm = ~truth.crowd[:, None] & (common_nm > 0)

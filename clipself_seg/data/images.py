@@ -208,7 +208,7 @@ def read_image(
         image = _loaded_rgb(file)
     if size is not None:
         whose = "as it is shown (after EXIF rotation); by its annotation it"
-        advice = "annotate it as it is shown, or turn its pixels and remove the EXIF tag"
+        advice = "correct the annotation or the file, or remove its EXIF tag if the annotation is without it"
         require_size(f"image {path}", image.size, whose, size, advice)
     return np.asarray(image)
 

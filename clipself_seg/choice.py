@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.download import NotFetched
+from clipself_seg.checkpoints.mask_models import is_mask_model_name
 from clipself_seg.checkpoints.zoo import (
     MINI_CLIP,
     MINI_CLIPS,
@@ -292,12 +292,13 @@ def _named(model: str, task: str | None) -> ModelChoice:
             )
         from clipself_seg.clip.weights import clip_of_file  # seconds
 
-        if place.is_file() and (clip := clip_of_file(place)):
-            return _without_training(clip, model)
+        file = place / locate.TRANSFORMERS_FILES[0] if (place / "config.json").is_file() else place
+        if file.is_file() and (clip := clip_of_file(file)):
+            return _without_training(clip, str(file))
         raise InputError(
             f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, --config-file "
-            "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone (dense-maps, "
-            "explore and serve: --clip-name ViT-B-16)"
+            "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone, with --opts "
+            "MODEL.CLIP.DENSE_OVERRIDE True of an original one (dense-maps, explore and serve: --clip-name ViT-B-16)"
         )
     if place.is_dir():
         if any((place / file).exists() for file in PRETRAINED_FILES):
@@ -314,14 +315,24 @@ def _fetched(model: str) -> Path:
 
     Raises:
         NotFetched: no such repository, or it cannot be fetched.
+        InputError: others published it, and it is no model of `save_pretrained`.
     """
     name = locate.hub_name(locate.HUB + model.removeprefix(locate.HUB))
+    names = [entry.name for entry in locate.entries_of(name)]
+    if is_mask_model_name(name.repository):
+        raise InputError(f"{model} finds masks, and names none: give it as --masks")
+    if names:
+        raise InputError(
+            f"{model} has the official weights of {' or '.join(names)}: give that name"
+        )
     try:
         return locate.hub_folder(name, [CONFIG], FOLDER_FILES[1:])
-    except NotFetched as error:
-        if model.startswith(locate.HUB):
-            raise
-        raise NotFetched(f"no folder {model} is here, and {error}") from None
+    except InputError as error:
+        lost = f"no folder {model} is here, and " * (not model.startswith(locate.HUB))
+        raise type(error)(
+            f"{lost}{error} (a repository has to be of this project's save_pretrained; of a CLIP that others "
+            f"published: --config-file zero_shot/base+openai_vitb16 --model {locate.HUB}{name.repository})"
+        ) from None
 
 
 def _configured(config_file: str, weights: str | None) -> ModelChoice:

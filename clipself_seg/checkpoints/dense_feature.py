@@ -130,9 +130,12 @@ def require_feature(
     """
     if override or stated in (wanted, ANY):
         return
-    silent = " (which files without the entry are)" if stated == DenseFeature() else ""
+    override_key = "MODEL.CLIP.DENSE_OVERRIDE True (override=True of load_clip)"
+    ways = f"set {stated.options()}; or, if the two are to be compared, {override_key}"
+    silent = ""
+    if stated == BY_TOKEN:
+        silent = " (which distilled files without the entry are)"
+        ways = f"if it is an original CLIP, set {override_key}; if it was distilled, {stated.options()}"
     raise InputError(
-        f"{source} is for the dense feature {stated}{silent}, and MODEL.CLIP.DENSE is {wanted}: set "
-        f"{stated.options()}; or, if it is an original CLIP or the two are to be compared, MODEL.CLIP.DENSE_OVERRIDE "
-        "True (override=True of load_clip)"
+        f"{source} is for the dense feature {stated}{silent}, and MODEL.CLIP.DENSE is {wanted}: {ways}"
     )

@@ -30,12 +30,12 @@ HUGGING_FACE = "https://huggingface.co"
 # The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
 # open_clip's file; timm's ``model.safetensors`` is the image tower alone.
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
-FILES = (  # what is looked for where no file is named: open_clip's of timm, open_clip's of LAION, transformers'
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    *TRANSFORMERS_FILES,
+# Of one repository the same weights: timm's, and two of LAION's.
+OPEN_CLIP_FILES = tuple(
+    f"open_clip_{name}"
+    for name in ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 )
+FILES = (*OPEN_CLIP_FILES, *TRANSFORMERS_FILES)  # what is looked for where no file is named
 ANY_FILE = f"{' or '.join(FILES)} (of the last two config.json, too)"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -300,7 +300,12 @@ def refuse_lost(given: str) -> None:
 
 
 def no_checkpoint(given: str) -> InputError:
-    """The error about a path where no checkpoint is, with the official one that may be meant."""
+    """The error about a path where no checkpoint is, with the official one that may be meant, or a folder's file."""
+    if os.path.isdir(given):
+        files = sorted(path for path in Path(given).iterdir() if path.suffix in SUFFIXES)
+        return InputError(
+            f"{given} is a folder: give the file of weights in it{', ' if files else ''}{' or '.join(map(str, files[:2]))}"
+        )
     remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
     if given.startswith(HUB):
         remedy = (
@@ -364,12 +369,23 @@ def fetch(entry: Entry) -> Path:
 
 
 def own_file(entry: Entry) -> Path | None:
-    """Path of an entry's file by its own name, in the folder of weights or the hub's cache; None if neither has it."""
+    """Path of an entry's file by its own name, in the folder of weights or the hub's cache; None if neither has it.
+
+    Of open_clip's files in the cache any will do.
+    """
     own = weights_folder() / entry.file
     if own.exists():
         return own
     names = filter(None, map(_hub_address, entry.addresses))
-    return next((path for name in names if (path := _present(name, name.file))), None)
+    return next(
+        (
+            path
+            for name in names
+            for file in (name.file, *(OPEN_CLIP_FILES if name.file in OPEN_CLIP_FILES else ()))
+            if (path := _present(name, file))
+        ),
+        None,
+    )
 
 
 def present_file(entry: Entry) -> Path | None:
@@ -392,20 +408,27 @@ def present_hub_file(name: HubName) -> Path | None:
     return None
 
 
-def check_entry(path: Path, entry: Entry) -> None:
+def check_entry(path: Path, entry: Entry, hashed: bool = True) -> None:
     """Refuses a file that is not the one that was published, or that was fetched at first; a folder passes.
+
+    Args:
+        path: of the entry's file, or of another one of open_clip's in the hub's cache.
+        entry: what is known of the file of its first address.
+        hashed: False to leave out the hash, which takes seconds for a gigabyte.
 
     Raises:
         InputError: another size or hash; it was cut off, or is of a kind that is not read.
     """
     if path.is_file():
-        sha256 = entry.sha256 or digest_at_first(path)
+        other = path.name in OPEN_CLIP_FILES and not entry.addresses[0].endswith(f"/{path.name}")
+        sha256 = "" if other else entry.sha256
+        sha256 = (sha256 or digest_at_first(path)) if hashed else ""
         check_file(path, entry.size, sha256, f"{path}, the file of {entry.name},")
         require_readable(path)
 
 
 def published_as(path: Path, model: str) -> Entry | None:
-    """The entry of the zoo whose file a path leads to: the very file that its name stands for, or one of its hash.
+    """The entry of the zoo whose file a path leads to: by its repository in the hub's cache, its place or its hash.
 
     A hash takes seconds for a gigabyte, and nothing else tells LAION's ViT-L/14, which has other pixels, from OpenAI's
     of the same size. It is computed for a file that has the size of such an entry, and once.
@@ -417,8 +440,12 @@ def published_as(path: Path, model: str) -> Entry | None:
     if not path.is_file():
         return None
     entries = [entry for entry in zoo().values() if entry.model == model]
+    # models--org--name/snapshots/COMMIT/file of the hub's cache, and `HubName.folder`
+    cached = re.search(r"/(models--)?([^/]+)--([^/]+)/(snapshots/)?[^/]+/([^/]+)$", path.as_posix())
+    name = cached and HubName(f"{cached[2]}/{cached[3]}", file=cached[5])
+    known = entries_of(name) if name else ()
     for entry in entries:
-        if (own := own_file(entry)) and path.samefile(own):
+        if entry in known or (own := own_file(entry)) and path.samefile(own):
             return entry
     size = path.stat().st_size
     sized = [entry for entry in entries if len(entry.sha256) == 64 and entry.may_have(size)]
@@ -432,14 +459,22 @@ def published_file(repository: str) -> Path:
         repository: where open_clip says that it is on the Hugging Face hub.
     """
     name = HubName(repository.rstrip("/"))
-    entries = (
+    entries = entries_of(name)
+    return fetch(entries[0]) if entries else hub_file(name)
+
+
+def entries_of(name: HubName) -> list[Entry]:
+    """The entries of the zoo of a repository, and of the file if one is named, of any revision.
+
+    Files that `hub_file` takes where no file is named are of the same weights.
+    """
+    return [
         entry
         for entry in zoo().values()
-        for file in map(_hub_address, entry.addresses)
-        if file and file.repository == name.repository
-    )
-    entry = next(entries, None)
-    return hub_file(name) if entry is None else fetch(entry)
+        for own in filter(None, map(_hub_address, entry.addresses))
+        if own.repository == name.repository
+        and (name.file in ("", own.file) or {name.file, own.file} <= {*FILES})
+    ]
 
 
 def _hub_address(address: str) -> HubName | None:

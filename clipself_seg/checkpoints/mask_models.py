@@ -11,6 +11,7 @@ Only what somebody typed is fetched (`config.weight_checks`), and only safetenso
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,13 @@ MASK_MODELS = {
     ),
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
+# Pattern of REPOSITORY@REVISION -> why nothing of it is read, and the way out.
+NOT_READ = {
+    r"facebook/sam3\.1": f"has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks facebook/sam3",
+    "tue-mps/.*_dinov3@": "has but a pickle of differences from DINOv3's gated weights: take --masks eomt-dinov3",
+    "facebook/mask2former-swin-large-coco-panoptic@main": "has its safetensors in another revision: take --masks "
+    "hf-hub:facebook/mask2former-swin-large-coco-panoptic@a4edee47b1b2662241ceed627430aa22d0647bd0",
+}
 # Settings of the images, by newer and older versions of transformers.
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
@@ -70,22 +78,22 @@ def has_mask_model(folder: str | os.PathLike[str]) -> bool:
     """True for a folder that has a model, and not masks.
 
     Raises:
-        InputError: its weights are missing, in shards or a pickle.
+        InputError: its weights are missing, in shards or a pickle, or its settings are missing.
     """
-    config, weights = (Path(folder, file) for file in NEEDED)
-    if config.is_file() and not weights.is_file():
+    own = [file for file in (*NEEDED, "pytorch_model.bin") if Path(folder, file).is_file()]
+    if own and own[:2] != [*NEEDED]:
         raise InputError(
-            f"{folder} has the {MODEL_CONFIG} of a model, and only a whole {MODEL_WEIGHTS} beside it is read: save it "
-            'anew by transformers\' save_pretrained, with max_shard_size="100GB"'
+            f"{folder} has the {own[0]} of a model, and only a whole {MODEL_WEIGHTS} beside {MODEL_CONFIG} is read: save "
+            'it anew by transformers\' save_pretrained, with max_shard_size="100GB"'
         )
-    return config.is_file()
+    return bool(own)
 
 
 def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:
     """The repository of a model that is named, see `is_mask_model_name`, and what is known of it.
 
     Raises:
-        InputError: it names nothing on the hub, a file, or SAM 3.1, which has no such files.
+        InputError: it names nothing on the hub, a file, or a repository of `NOT_READ` that is not here.
     """
     known = MASK_MODELS.get(given)
     name = locate.hub_name(
@@ -95,11 +103,10 @@ def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:
         raise InputError(
             f"{given} names a file: name the repository, {locate.HUB}{name.repository}"
         )
-    if name.repository.startswith("facebook/sam3.1"):
-        raise InputError(
-            f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
-            f"{MASK_MODELS['sam3'].repository}"
-        )
+    for pattern, why in NOT_READ.items():
+        asked = f"{name.repository}@{name.revision}"
+        if re.match(pattern, asked) and not locate.present_folder(name, NEEDED):
+            raise InputError(f"{name.repository} {why}")
     return name, MaskModel(name.repository)
 
 

@@ -127,15 +127,23 @@ def _time_of_bfloat16() -> float:
 
 
 def _weights() -> None:
-    from clipself_seg.checkpoints.locate import VARIABLE, present_file, weights_folder
+    from clipself_seg.checkpoints.locate import VARIABLE, check_entry, own_file, weights_folder
     from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
 
-    here = [entry.name for entry in zoo().values() if present_file(entry)]
+    here, damaged = [], []
+    for entry in zoo().values():
+        if path := own_file(entry):
+            try:
+                check_entry(path, entry, hashed=False)
+                here.append(entry.name)
+            except InputError as error:
+                damaged.append(f"  not usable: {error}")
     _say(
         "",
         "Weights",
         f"  that come with the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}",
         f"  official ones in {weights_folder()} (${VARIABLE}): {', '.join(here) or 'none yet'}",
+        *damaged,
         f"  {len(zoo())} have names by which they are fetched: clipself-seg weights lists them",
     )
 

@@ -196,8 +196,9 @@ class MaskFolder:
         """
         self.folder = Path(folder)
         if not os.fspath(folder) or not self.folder.is_dir():
+            what = "a file, of which no masks are read" if self.folder.is_file() else "not there"
             raise InputError(
-                f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
+                f'no folder of masks "{folder}", which is {what}: give one that has {FORMS} for each image (predict --masks, '
                 "MODEL.MASK_GENERATOR.OUTPUTS), or a model that finds masks: "
                 f"{', '.join(MASK_MODELS)} or hf-hub:org/name"
             )

@@ -205,8 +205,7 @@ def find_distillation(model: str | None = None) -> ModelChoice:
         configs = zoo()[model].configs if model in zoo() else ()
         own = (config for config in configs if config.startswith(f"{DISTILL_CONFIG}+"))
         config = next(own, DISTILL_CONFIG)
-    name = _clip_name(choice.clip)
-    return choice._replace(task=DISTILLATION, config_file=config, opts=name)
+    return choice._replace(task=DISTILLATION, config_file=config, opts=_clip_name(choice.clip))
 
 
 def of_weights(name: str) -> ModelChoice | None:
@@ -280,8 +279,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
         if locate.is_remote(model):
             raise InputError(f"{model[:200]} does not say what model it is: name its configuration")
         raise _unknown(model)
-    folder = place if place.is_dir() else place.parent
-    config = folder / CONFIG
+    config = (place if place.is_dir() else place.parent) / CONFIG
     if not config.is_file():
         if entry := next((one for one in zoo().values() if one.file == place.name), None):
             if (own := locate.own_file(entry)) and place.samefile(own):
@@ -318,13 +316,10 @@ def _fetched(model: str) -> Path:
         InputError: others published it, and it is no model of `save_pretrained`.
     """
     name = locate.hub_name(locate.HUB + model.removeprefix(locate.HUB))
-    names = [entry.name for entry in locate.entries_of(name)]
     if is_mask_model_name(name.repository):
         raise InputError(f"{model} finds masks, and names none: give it as --masks")
-    if names:
-        raise InputError(
-            f"{model} has the official weights of {' or '.join(names)}: give that name"
-        )
+    if names := " or ".join(entry.name for entry in locate.entries_of(name)):
+        raise InputError(f"{model} has the official weights of {names}: give that name")
     try:
         return locate.hub_folder(name, [CONFIG], FOLDER_FILES[1:])
     except InputError as error:
@@ -367,10 +362,8 @@ def _without_training(name: str, weights: str) -> ModelChoice:
         name: open_clip's name of the CLIP.
         weights: as for `load_clip`.
     """
-    config = MINI_ZERO_SHOT_CONFIG
-    if name not in MINI_CLIPS.values():
-        tower = _tower(name)
-        config = f"{ZERO_SHOT_CONFIG}+{tower}" if tower else ZERO_SHOT_CONFIG
+    mini = name in MINI_CLIPS.values()
+    config = MINI_ZERO_SHOT_CONFIG if mini else ZERO_SHOT_CONFIG + _tower(name)
     opts = _clip_name(name)
     for pattern, needed in NEEDED.items():
         opts += needed if re.search(pattern, name) else ()
@@ -383,8 +376,8 @@ def _clip_name(clip: str) -> tuple[str, ...]:
 
 
 def _tower(clip: str) -> str:
-    """The tower of `FAMILIES` that a CLIP's family needs; "" where its name is enough."""
-    return next((tower for part, tower in FAMILIES.items() if part in clip), "")
+    """The end of the name of a configuration of the tower in `FAMILIES` that a CLIP's family needs; "" for none."""
+    return next((f"+{tower}" for part, tower in FAMILIES.items() if part in clip), "")
 
 
 def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
@@ -394,7 +387,7 @@ def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
     if choice.clip in MINI_CLIPS.values():
         return choice._replace(task=task, config_file=MINI_MASKS_CONFIG, opts=opts)
     opts += ("MODEL.MASK_GENERATOR.OUTPUTS", MASKS)
-    config = f"{MASKS_CONFIG}+{_tower(choice.clip) or 'openai_vitb16'}"
+    config = MASKS_CONFIG + (_tower(choice.clip) or "+openai_vitb16")
     return choice._replace(task=task, config_file=config, opts=opts)
 
 

@@ -189,7 +189,7 @@ def test_a_folder_of_transformers_is_the_clip_of_its_file(tmp_path: Path):
             "openai/clip-vit-base-patch32",
             "no folder openai/.*save_pretrained.* zero_shot/base.openai_vitb16 --model hf-hub:openai/c",
         ),
-        ("hf-hub:google/siglip2-base-patch16-224", "save_pretrained, .*--model hf-hub:google/sig"),
+        ("hf-hub:google/siglip2-base-patch16-224", "save_pretrained; .*--model hf-hub:google/sig"),
     ],
 )
 def test_a_repository_that_others_published_is_said_with_what_to_give(

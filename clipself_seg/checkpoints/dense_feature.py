@@ -130,12 +130,11 @@ def require_feature(
     """
     if override or stated in (wanted, ANY):
         return
-    override_key = "MODEL.CLIP.DENSE_OVERRIDE True (override=True of load_clip)"
-    ways = f"set {stated.options()}; or, if the two are to be compared, {override_key}"
-    silent = ""
+    forced = "MODEL.CLIP.DENSE_OVERRIDE True (override=True of load_clip)"
+    said, ways = str(stated), f"{stated.options()}; or, if the two are to be compared, {forced}"
     if stated == BY_TOKEN:
-        silent = " (which distilled files without the entry are)"
-        ways = f"if it is an original CLIP, set {override_key}; if it was distilled, {stated.options()}"
+        said += " (which files without the entry are)"
+        ways = f"{forced} if it is an original CLIP, {stated.options()} if it was distilled"
     raise InputError(
-        f"{source} is for the dense feature {stated}{silent}, and MODEL.CLIP.DENSE is {wanted}: {ways}"
+        f"{source} is for the dense feature {said}, and MODEL.CLIP.DENSE is {wanted}: set {ways}"
     )

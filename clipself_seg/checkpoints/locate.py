@@ -31,9 +31,10 @@ HUGGING_FACE = "https://huggingface.co"
 # open_clip's file; timm's ``model.safetensors`` is the image tower alone.
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
 # Of one repository the same weights: timm's, and two of LAION's.
-OPEN_CLIP_FILES = tuple(
-    f"open_clip_{name}"
-    for name in ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+OPEN_CLIP_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 FILES = (*OPEN_CLIP_FILES, *TRANSFORMERS_FILES)  # what is looked for where no file is named
 ANY_FILE = f"{' or '.join(FILES)} (of the last two config.json, too)"
@@ -303,9 +304,8 @@ def no_checkpoint(given: str) -> InputError:
     """The error about a path where no checkpoint is, with the official one that may be meant, or a folder's file."""
     if os.path.isdir(given):
         files = sorted(path for path in Path(given).iterdir() if path.suffix in SUFFIXES)
-        return InputError(
-            f"{given} is a folder: give the file of weights in it{', ' if files else ''}{' or '.join(map(str, files[:2]))}"
-        )
+        first = f", {files[0]}" if files else ""
+        return InputError(f"{given} is a folder: give the file of weights in it{first}")
     remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
     if given.startswith(HUB):
         remedy = (
@@ -338,12 +338,13 @@ def fetch(entry: Entry) -> Path:
         InputError: it is nowhere, or not the file that was published; says what to fetch, and where to
             put it.
     """
-    for one in same_weights(entry):
-        if path := own_file(one):
-            check_entry(path, one)
-            return path
+    if here := present_file(entry):
+        check_entry(*here)
+        return here[0]
     own = weights_folder() / entry.file
-    addresses = _addresses(entry)
+    mirror, addresses = os.environ.get(VARIABLE, ""), entry.addresses
+    if download.is_address(mirror):
+        addresses = (f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}",)
     if addresses:
         sys.stderr.write(f"fetching {entry.name} from {addresses[0]}\n")
     failed = []
@@ -359,8 +360,7 @@ def fetch(entry: Entry) -> Path:
             failed.append(str(error))
     said = "; ".join([f"{entry.name} is not on this machine", *dict.fromkeys(failed)])
     how = "" if entry.addresses else " with a browser"
-    origins = entry.addresses or entry.pages
-    origin = " or ".join(origin for origin in origins if origin not in said) or "there"
+    origin = " or ".join(a for a in entry.addresses or entry.pages if a not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
         f"{said}: fetch it{how} from {origin} and save it as {own}{size}, or set {VARIABLE} to the folder or "
@@ -377,20 +377,18 @@ def own_file(entry: Entry) -> Path | None:
     if own.exists():
         return own
     names = filter(None, map(_hub_address, entry.addresses))
-    return next(
-        (
-            path
-            for name in names
-            for file in (name.file, *(OPEN_CLIP_FILES if name.file in OPEN_CLIP_FILES else ()))
-            if (path := _present(name, file))
-        ),
-        None,
-    )
+    alike = dict.fromkeys(OPEN_CLIP_FILES, OPEN_CLIP_FILES)
+    wanted = ((name, file) for name in names for file in (name.file, *alike.get(name.file, ())))
+    return next((path for name, file in wanted if (path := _present(name, file))), None)
 
 
-def present_file(entry: Entry) -> Path | None:
-    """Path of an entry's file, or of another one of the same weights, that is on this machine; None if none is."""
-    return next(filter(None, map(own_file, same_weights(entry))), None)
+def present_file(entry: Entry) -> tuple[Path, Entry] | None:
+    """Path of the file of an entry, or of another one of the same weights, that is on this machine; None if none is.
+
+    Whose file it is stands beside it.
+    """
+    files = ((own_file(one), one) for one in same_weights(entry))
+    return next(((path, one) for path, one in files if path), None)
 
 
 def present_hub_file(name: HubName) -> Path | None:
@@ -421,9 +419,9 @@ def check_entry(path: Path, entry: Entry, hashed: bool = True) -> None:
     """
     if path.is_file():
         other = path.name in OPEN_CLIP_FILES and not entry.addresses[0].endswith(f"/{path.name}")
-        sha256 = "" if other else entry.sha256
-        sha256 = (sha256 or digest_at_first(path)) if hashed else ""
-        check_file(path, entry.size, sha256, f"{path}, the file of {entry.name},")
+        sha256 = ("" if other else entry.sha256) or digest_at_first(path)
+        what = f"{path}, the file of {entry.name},"
+        check_file(path, entry.size, sha256 if hashed else "", what)
         require_readable(path)
 
 
@@ -440,10 +438,9 @@ def published_as(path: Path, model: str) -> Entry | None:
     if not path.is_file():
         return None
     entries = [entry for entry in zoo().values() if entry.model == model]
-    # models--org--name/snapshots/COMMIT/file of the hub's cache, and `HubName.folder`
+    # models--org--name/snapshots/COMMIT/file of the hub's cache, or `HubName.folder`
     cached = re.search(r"/(models--)?([^/]+)--([^/]+)/(snapshots/)?[^/]+/([^/]+)$", path.as_posix())
-    name = cached and HubName(f"{cached[2]}/{cached[3]}", file=cached[5])
-    known = entries_of(name) if name else ()
+    known = entries_of(HubName(f"{cached[2]}/{cached[3]}", file=cached[5])) if cached else ()
     for entry in entries:
         if entry in known or (own := own_file(entry)) and path.samefile(own):
             return entry
@@ -459,8 +456,7 @@ def published_file(repository: str) -> Path:
         repository: where open_clip says that it is on the Hugging Face hub.
     """
     name = HubName(repository.rstrip("/"))
-    entries = entries_of(name)
-    return fetch(entries[0]) if entries else hub_file(name)
+    return next(map(fetch, entries_of(name)), None) or hub_file(name)
 
 
 def entries_of(name: HubName) -> list[Entry]:
@@ -481,16 +477,7 @@ def _hub_address(address: str) -> HubName | None:
     """The file of the hub that an address leads to; None if it leads elsewhere."""
     pattern = f"{HUGGING_FACE}/(spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)"
     match = re.fullmatch(pattern, address)
-    if match is None:
-        return None
-    return HubName(match[2], match[3], match[4], "space" if match[1] else "model")
-
-
-def _addresses(entry: Entry) -> Sequence[str]:
-    mirror = os.environ.get(VARIABLE, "")
-    if download.is_address(mirror):
-        return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
-    return entry.addresses
+    return match and HubName(match[2], match[3], match[4], "space" if match[1] else "model")
 
 
 def _file_name(address: str) -> str:

@@ -57,7 +57,7 @@ def test_a_model_without_its_settings_is_refused_and_no_folder_of_masks(folder, 
 
 def test_a_file_in_place_of_masks_is_said_to_be_one(folder):
     (folder / "sam2.1_hiera_large.pt").touch()
-    with pytest.raises(InputError, match='large.pt", which is a file, of which no masks are read'):
+    with pytest.raises(InputError, match='large.pt" .a file, of which no masks are read'):
         MaskFolder("sam2.1_hiera_large.pt")
 
 
@@ -95,9 +95,12 @@ def test_what_has_other_files_than_are_read_is_refused_before_it_is_asked_for(hu
     [
         (
             "tue-mps/coco_panoptic_eomt_large_640_dinov3",
-            "DINOv3's gated weights: take --masks eomt-d",
+            "DINOv3's gated weights, in a pickle: take --masks eomt-dinov3",
         ),
-        ("hf-hub:tue-mps/ade_semantic_eomt_large_512_dinov3", "gated weights: take --masks eomt-d"),
+        (
+            "hf-hub:tue-mps/ade_semantic_eomt_large_512_dinov3",
+            "DINOv3's gated weights, in a pickle: take --masks eomt-dinov3",
+        ),
         (
             "facebook/mask2former-swin-large-coco-panoptic",
             "take --masks hf-hub:facebook/mask2former-swin-large-coco-panoptic@a4edee47b1b2662241ceed",
@@ -120,7 +123,7 @@ def test_what_has_no_safetensors_is_refused_with_what_to_take_unless_they_are_he
 def test_the_revision_with_safetensors_that_is_named_is_not_refused(hub):
     revision = "a4edee47b1b2662241ceed627430aa22d0647bd0"
     repository = "facebook/mask2former-swin-large-coco-panoptic"
-    hub.push(FILES, name=repository, revision=revision)
+    hub.push(FILES, name=repository, revision=revision, commit=revision)
     assert mask_model_folder(f"hf-hub:{repository}@{revision}").is_dir()
 
 

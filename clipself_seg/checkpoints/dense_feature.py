@@ -131,10 +131,10 @@ def require_feature(
     if override or stated in (wanted, ANY):
         return
     forced = "MODEL.CLIP.DENSE_OVERRIDE True (override=True of load_clip)"
-    said, ways = str(stated), f"{stated.options()}; or, if the two are to be compared, {forced}"
+    said, remedy = str(stated), f"{stated.options()}; or, if the two are to be compared, {forced}"
     if stated == BY_TOKEN:
         said += " (which files without the entry are)"
-        ways = f"{forced} if it is an original CLIP, {stated.options()} if it was distilled"
+        remedy = f"{forced} if it is an original CLIP, {stated.options()} if it was distilled"
     raise InputError(
-        f"{source} is for the dense feature {said}, and MODEL.CLIP.DENSE is {wanted}: set {ways}"
+        f"{source} is for the dense feature {said}, and MODEL.CLIP.DENSE is {wanted}: set {remedy}"
     )

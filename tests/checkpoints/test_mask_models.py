@@ -2,13 +2,13 @@
 
 import pytest
 
+from clipself_seg.checkpoints.locate import HubName
 from clipself_seg.checkpoints.mask_models import (
     MASK_MODELS,
     has_mask_model,
     is_mask_model_name,
     mask_model_folder,
 )
-from clipself_seg.checkpoints.locate import HubName
 from clipself_seg.checkpoints.needs import missing_parts
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses, refuse_addresses

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.download import NotFetched
+from clipself_seg.checkpoints.mask_models import is_mask_model_name
 from clipself_seg.checkpoints.zoo import (
     MINI_CLIP,
     MINI_CLIPS,
@@ -290,12 +290,13 @@ def _named(model: str, task: str | None) -> ModelChoice:
             )
         from clipself_seg.clip.weights import clip_of_file  # seconds
 
-        if place.is_file() and (clip := clip_of_file(place)):
-            return _without_training(clip, model)
+        file = place / locate.TRANSFORMERS_FILES[0] if (place / "config.json").is_file() else place
+        if file.is_file() and (clip := clip_of_file(file)):
+            return _without_training(clip, str(file))
         raise InputError(
             f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration, --config-file "
-            "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone (dense-maps, "
-            "explore and serve: --clip-name ViT-B-16)"
+            "semseg/catseg+openai_vitb16 of CAT-Seg or zero_shot/base+openai_vitb16 of a CLIP alone, with --opts "
+            "MODEL.CLIP.DENSE_OVERRIDE True of an original one (dense-maps, explore and serve: --clip-name ViT-B-16)"
         )
     if place.is_dir():
         if any((place / file).exists() for file in PRETRAINED_FILES):
@@ -312,14 +313,21 @@ def _fetched(model: str) -> Path:
 
     Raises:
         NotFetched: no such repository, or it cannot be fetched.
+        InputError: others published it, and it is no model of `save_pretrained`.
     """
     name = locate.hub_name(locate.HUB + model.removeprefix(locate.HUB))
+    if is_mask_model_name(name.repository):
+        raise InputError(f"{model} finds masks, and names none: give it as --masks")
+    if names := " or ".join(entry.name for entry in locate.entries_of(name)):
+        raise InputError(f"{model} has the official weights of {names}: give that name")
     try:
         return locate.hub_folder(name, [CONFIG], FOLDER_FILES[1:])
-    except NotFetched as error:
-        if model.startswith(locate.HUB):
-            raise
-        raise NotFetched(f"no folder {model} is here, and {error}") from None
+    except InputError as error:
+        lost = f"no folder {model} is here, and " * (not model.startswith(locate.HUB))
+        raise type(error)(
+            f"{lost}{error} (a repository has to be of this project's save_pretrained; of a CLIP that others "
+            f"published: --config-file zero_shot/base+openai_vitb16 --model {locate.HUB}{name.repository})"
+        ) from None
 
 
 def _configured(config_file: str, weights: str | None) -> ModelChoice:
@@ -355,10 +363,8 @@ def _without_training(name: str, weights: str) -> ModelChoice:
         name: open_clip's name of the CLIP.
         weights: as for `load_clip`.
     """
-    config = MINI_ZERO_SHOT_CONFIG
-    if name not in MINI_CLIPS.values():
-        tower = _tower(name)
-        config = f"{ZERO_SHOT_CONFIG}+{tower}" if tower else ZERO_SHOT_CONFIG
+    mini = name in MINI_CLIPS.values()
+    config = MINI_ZERO_SHOT_CONFIG if mini else ZERO_SHOT_CONFIG + _tower(name)
     opts = _clip_name(name)
     for pattern, needed in NEEDED.items():
         opts += needed if re.search(pattern, name) else ()
@@ -371,8 +377,8 @@ def _clip_name(clip: str) -> tuple[str, ...]:
 
 
 def _tower(clip: str) -> str:
-    """The tower of `FAMILIES` that a CLIP's family needs; "" where its name is enough."""
-    return next((tower for part, tower in FAMILIES.items() if part in clip), "")
+    """The end of the name of a configuration of the tower in `FAMILIES` that a CLIP's family needs; "" for none."""
+    return next((f"+{tower}" for part, tower in FAMILIES.items() if part in clip), "")
 
 
 def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
@@ -382,7 +388,7 @@ def _naming_masks(choice: ModelChoice, task: str) -> ModelChoice:
     if choice.clip in MINI_CLIPS.values():
         return choice._replace(task=task, config_file=MINI_MASKS_CONFIG, opts=opts)
     opts += ("MODEL.MASK_GENERATOR.OUTPUTS", MASKS)
-    config = f"{MASKS_CONFIG}+{_tower(choice.clip) or 'openai_vitb16'}"
+    config = MASKS_CONFIG + (_tower(choice.clip) or "+openai_vitb16")
     return choice._replace(task=task, config_file=config, opts=opts)
 
 

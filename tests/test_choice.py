@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, zoo
 from clipself_seg.choice import (
     DEFAULTS,
     FIRST,
@@ -23,6 +23,7 @@ from clipself_seg.clip import CLIP, find_kind, load_clip, save_clip
 from clipself_seg.clip.find_kind import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
+from tests.clip.test_published_files import mini_of_transformers
 from tests.conftest import ROOT
 
 
@@ -117,7 +118,8 @@ def test_a_file_alone_is_of_the_clip_that_it_names_or_of_openais_by_its_sizes(tm
     assert load_clip("ViT-Mini-L-8", path, dense=DenseFeature("value")).quick_gelu
     release = {"epoch": 6, "name": "test_1", "state_dict": content}
     torch.save(release, tmp_path / "clipself.pt")
-    with pytest.raises(InputError, match=r"zero_shot/base\+openai_vitb16 of a CLIP alone"):
+    said = r"zero_shot/base\+openai_vitb16 of a CLIP alone, with --opts MODEL.CLIP.DENSE_OVERRIDE True of"
+    with pytest.raises(InputError, match=said):
         find_model(tmp_path / "clipself.pt")
     with pytest.raises(InputError, match="--clip-name ViT-B-16"):
         find_clip(str(tmp_path / "clipself.pt"))
@@ -167,6 +169,39 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
     ]:
         with pytest.raises(InputError, match=says):
             find_model(*given)
+
+
+def test_a_folder_of_transformers_is_the_clip_of_its_file(tmp_path: Path):
+    theirs = mini_of_transformers()
+    theirs.save_pretrained(tmp_path)
+    assert find_model(tmp_path).clip == MINI_CLIP
+    assert find_model(tmp_path) == find_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            "hf-hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+            "the official weights of ViT-B-16:laion2b_s34b_b88k: give that name",
+        ),
+        ("QuanSun/EVA-CLIP", "of eva02-vitb16 or eva02-vitl14 or eva02-vitl14-336: give that name"),
+        ("facebook/sam2.1-hiera-large", "finds masks, and names none: give it as --masks"),
+        ("facebook/sam2.1-hiera-tiny@main", "finds masks, and names none: give it as --masks"),
+        (
+            "openai/clip-vit-base-patch32",
+            "no folder openai/.*save_pretrained.* zero_shot/base.openai_vitb16 --model hf-hub:openai/c",
+        ),
+        ("hf-hub:google/siglip2-base-patch16-224", "save_pretrained; .*--model hf-hub:google/sig"),
+    ],
+)
+def test_a_repository_that_others_published_is_said_with_what_to_give(
+    given, says, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=says):
+        find_model(given)
 
 
 def test_an_official_file_in_the_folder_of_weights_is_the_model_of_its_name(tmp_path, monkeypatch):

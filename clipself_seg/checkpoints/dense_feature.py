@@ -130,9 +130,11 @@ def require_feature(
     """
     if override or stated in (wanted, ANY):
         return
-    silent = " (which files without the entry are)" if stated == DenseFeature() else ""
+    forced = "MODEL.CLIP.DENSE_OVERRIDE True (override=True of load_clip)"
+    said, remedy = str(stated), f"{stated.options()}; or, if the two are to be compared, {forced}"
+    if stated == BY_TOKEN:
+        said += " (which files without the entry are)"
+        remedy = f"{forced} if it is an original CLIP, {stated.options()} if it was distilled"
     raise InputError(
-        f"{source} is for the dense feature {stated}{silent}, and MODEL.CLIP.DENSE is {wanted}: set "
-        f"{stated.options()}; or, if it is an original CLIP or the two are to be compared, MODEL.CLIP.DENSE_OVERRIDE "
-        "True (override=True of load_clip)"
+        f"{source} is for the dense feature {said}, and MODEL.CLIP.DENSE is {wanted}: set {remedy}"
     )

@@ -30,12 +30,13 @@ HUGGING_FACE = "https://huggingface.co"
 # The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
 # open_clip's file; timm's ``model.safetensors`` is the image tower alone.
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
-FILES = (  # what is looked for where no file is named: open_clip's of timm, open_clip's of LAION, transformers'
+# Of one repository the same weights: timm's, and two of LAION's.
+OPEN_CLIP_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
-    *TRANSFORMERS_FILES,
 )
+FILES = (*OPEN_CLIP_FILES, *TRANSFORMERS_FILES)  # what is looked for where no file is named
 ANY_FILE = f"{' or '.join(FILES)} (of the last two config.json, too)"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -300,7 +301,11 @@ def refuse_lost(given: str) -> None:
 
 
 def no_checkpoint(given: str) -> InputError:
-    """The error about a path where no checkpoint is, with the official one that may be meant."""
+    """The error about a path where no checkpoint is, with the official one that may be meant, or a folder's file."""
+    if os.path.isdir(given):
+        files = sorted(path for path in Path(given).iterdir() if path.suffix in SUFFIXES)
+        first = f", {files[0]}" if files else ""
+        return InputError(f"{given} is a folder: give the file of weights in it{first}")
     remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
     if given.startswith(HUB):
         remedy = (
@@ -333,12 +338,13 @@ def fetch(entry: Entry) -> Path:
         InputError: it is nowhere, or not the file that was published; says what to fetch, and where to
             put it.
     """
-    for one in same_weights(entry):
-        if path := own_file(one):
-            check_entry(path, one)
-            return path
+    if here := present_file(entry):
+        check_entry(*here)
+        return here[0]
     own = weights_folder() / entry.file
-    addresses = _addresses(entry)
+    mirror, addresses = os.environ.get(VARIABLE, ""), entry.addresses
+    if download.is_address(mirror):
+        addresses = (f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}",)
     if addresses:
         sys.stderr.write(f"fetching {entry.name} from {addresses[0]}\n")
     failed = []
@@ -354,8 +360,7 @@ def fetch(entry: Entry) -> Path:
             failed.append(str(error))
     said = "; ".join([f"{entry.name} is not on this machine", *dict.fromkeys(failed)])
     how = "" if entry.addresses else " with a browser"
-    origins = entry.addresses or entry.pages
-    origin = " or ".join(origin for origin in origins if origin not in said) or "there"
+    origin = " or ".join(a for a in entry.addresses or entry.pages if a not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
         f"{said}: fetch it{how} from {origin} and save it as {own}{size}, or set {VARIABLE} to the folder or "
@@ -364,17 +369,26 @@ def fetch(entry: Entry) -> Path:
 
 
 def own_file(entry: Entry) -> Path | None:
-    """Path of an entry's file by its own name, in the folder of weights or the hub's cache; None if neither has it."""
+    """Path of an entry's file by its own name, in the folder of weights or the hub's cache; None if neither has it.
+
+    Of open_clip's files in the cache any will do.
+    """
     own = weights_folder() / entry.file
     if own.exists():
         return own
     names = filter(None, map(_hub_address, entry.addresses))
-    return next((path for name in names if (path := _present(name, name.file))), None)
+    alike = dict.fromkeys(OPEN_CLIP_FILES, OPEN_CLIP_FILES)
+    wanted = ((name, file) for name in names for file in (name.file, *alike.get(name.file, ())))
+    return next((path for name, file in wanted if (path := _present(name, file))), None)
 
 
-def present_file(entry: Entry) -> Path | None:
-    """Path of an entry's file, or of another one of the same weights, that is on this machine; None if none is."""
-    return next(filter(None, map(own_file, same_weights(entry))), None)
+def present_file(entry: Entry) -> tuple[Path, Entry] | None:
+    """Path of the file of an entry, or of another one of the same weights, that is on this machine; None if none is.
+
+    Whose file it is stands beside it.
+    """
+    files = ((own_file(one), one) for one in same_weights(entry))
+    return next(((path, one) for path, one in files if path), None)
 
 
 def present_hub_file(name: HubName) -> Path | None:
@@ -392,20 +406,27 @@ def present_hub_file(name: HubName) -> Path | None:
     return None
 
 
-def check_entry(path: Path, entry: Entry) -> None:
+def check_entry(path: Path, entry: Entry, hashed: bool = True) -> None:
     """Refuses a file that is not the one that was published, or that was fetched at first; a folder passes.
+
+    Args:
+        path: of the entry's file, or of another one of open_clip's in the hub's cache.
+        entry: what is known of the file of its first address.
+        hashed: False to leave out the hash, which takes seconds for a gigabyte.
 
     Raises:
         InputError: another size or hash; it was cut off, or is of a kind that is not read.
     """
     if path.is_file():
-        sha256 = entry.sha256 or digest_at_first(path)
-        check_file(path, entry.size, sha256, f"{path}, the file of {entry.name},")
+        other = path.name in OPEN_CLIP_FILES and not entry.addresses[0].endswith(f"/{path.name}")
+        sha256 = ("" if other else entry.sha256) or digest_at_first(path)
+        what = f"{path}, the file of {entry.name},"
+        check_file(path, entry.size, sha256 if hashed else "", what)
         require_readable(path)
 
 
 def published_as(path: Path, model: str) -> Entry | None:
-    """The entry of the zoo whose file a path leads to: the very file that its name stands for, or one of its hash.
+    """The entry of the zoo whose file a path leads to: by its repository in the hub's cache, its place or its hash.
 
     A hash takes seconds for a gigabyte, and nothing else tells LAION's ViT-L/14, which has other pixels, from OpenAI's
     of the same size. It is computed for a file that has the size of such an entry, and once.
@@ -417,8 +438,11 @@ def published_as(path: Path, model: str) -> Entry | None:
     if not path.is_file():
         return None
     entries = [entry for entry in zoo().values() if entry.model == model]
+    # models--org--name/snapshots/COMMIT/file of the hub's cache, or `HubName.folder`
+    cached = re.search(r"/(models--)?([^/]+)--([^/]+)/(snapshots/)?[^/]+/([^/]+)$", path.as_posix())
+    known = entries_of(HubName(f"{cached[2]}/{cached[3]}", file=cached[5])) if cached else ()
     for entry in entries:
-        if (own := own_file(entry)) and path.samefile(own):
+        if entry in known or (own := own_file(entry)) and path.samefile(own):
             return entry
     size = path.stat().st_size
     sized = [entry for entry in entries if len(entry.sha256) == 64 and entry.may_have(size)]
@@ -432,30 +456,28 @@ def published_file(repository: str) -> Path:
         repository: where open_clip says that it is on the Hugging Face hub.
     """
     name = HubName(repository.rstrip("/"))
-    entries = (
+    return next(map(fetch, entries_of(name)), None) or hub_file(name)
+
+
+def entries_of(name: HubName) -> list[Entry]:
+    """The entries of the zoo of a repository, and of the file if one is named, of any revision.
+
+    Files that `hub_file` takes where no file is named are of the same weights.
+    """
+    return [
         entry
         for entry in zoo().values()
-        for file in map(_hub_address, entry.addresses)
-        if file and file.repository == name.repository
-    )
-    entry = next(entries, None)
-    return hub_file(name) if entry is None else fetch(entry)
+        for own in filter(None, map(_hub_address, entry.addresses))
+        if own.repository == name.repository
+        and (name.file in ("", own.file) or {name.file, own.file} <= {*FILES})
+    ]
 
 
 def _hub_address(address: str) -> HubName | None:
     """The file of the hub that an address leads to; None if it leads elsewhere."""
     pattern = f"{HUGGING_FACE}/(spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)"
     match = re.fullmatch(pattern, address)
-    if match is None:
-        return None
-    return HubName(match[2], match[3], match[4], "space" if match[1] else "model")
-
-
-def _addresses(entry: Entry) -> Sequence[str]:
-    mirror = os.environ.get(VARIABLE, "")
-    if download.is_address(mirror):
-        return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
-    return entry.addresses
+    return match and HubName(match[2], match[3], match[4], "space" if match[1] else "model")
 
 
 def _file_name(address: str) -> str:

@@ -11,6 +11,7 @@ Only what somebody typed is fetched (`config.weight_checks`), and only safetenso
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,32 +26,30 @@ class MaskModel(NamedTuple):
 
     Attributes:
         repository: of the hub.
-        family: beginning of the names of its family's repositories; empty for one that was typed.
+        family: beginning of the names of its family's repositories.
     """
 
     repository: str
-    family: str = ""
-
-    @property
-    def licence(self) -> str:
-        """As the zoo states it of the family, else where to read it."""
-        for name, model in MASK_MODELS.items():
-            if self.repository.startswith(model.family):
-                return zoo()[name].licence
-        return f"see {locate.HUGGING_FACE}/{self.repository}"
+    family: str
 
 
+MASK2FORMER = "facebook/mask2former-"
 # By their names in the zoo.
 MASK_MODELS = {
     "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2"),
     "sam3": MaskModel("facebook/sam3", "facebook/sam3"),
     "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_"),
     "eomt-dinov3": MaskModel("tue-mps/eomt-dinov3-coco-panoptic-large-640", "tue-mps/eomt-dinov3-"),
-    "mask2former": MaskModel(
-        "facebook/mask2former-swin-base-coco-panoptic", "facebook/mask2former-"
-    ),
+    "mask2former": MaskModel(f"{MASK2FORMER}swin-base-coco-panoptic", MASK2FORMER),
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
+# Pattern of REPOSITORY@REVISION -> why nothing of it is read, and the way out.
+NOT_READ = {
+    r"facebook/sam3\.1": "has one file, of other names than are read: take SAM 3, --masks facebook/sam3",
+    "tue-mps/.*_dinov3@": "has but differences from DINOv3's gated weights, in a pickle: take --masks eomt-dinov3",
+    f"{MASK2FORMER}swin-large-coco-panoptic@main": "has its safetensors in another revision: take --masks "
+    f"hf-hub:{MASK2FORMER}swin-large-coco-panoptic@a4edee47b1b2662241ceed627430aa22d0647bd0",
+}
 # Settings of the images, by newer and older versions of transformers.
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
@@ -61,46 +60,44 @@ def is_mask_model_name(given: str) -> bool:
     What is there as a path is one, unless it is a name of `MASK_MODELS` (./sam2 is the folder).
     """
     families = tuple(model.family for model in MASK_MODELS.values())
-    if given in MASK_MODELS or given.startswith(locate.HUB):
-        return True
-    return given.startswith(families) and not os.path.exists(given)
+    of_family = given.startswith(families) and not os.path.exists(given)
+    return of_family or given in MASK_MODELS or given.startswith(locate.HUB)
 
 
 def has_mask_model(folder: str | os.PathLike[str]) -> bool:
     """True for a folder that has a model, and not masks.
 
     Raises:
-        InputError: its weights are missing, in shards or a pickle.
+        InputError: its weights are missing, in shards or a pickle, or its settings are missing.
     """
-    config, weights = (Path(folder, file) for file in NEEDED)
-    if config.is_file() and not weights.is_file():
+    own = [file for file in (*NEEDED, "pytorch_model.bin") if Path(folder, file).is_file()]
+    if own and own[:2] != [*NEEDED]:
         raise InputError(
-            f"{folder} has the {MODEL_CONFIG} of a model, and only a whole {MODEL_WEIGHTS} beside it is read: save it "
-            'anew by transformers\' save_pretrained, with max_shard_size="100GB"'
+            f"{folder} has the {own[0]} of a model, and only a whole {MODEL_WEIGHTS} beside {MODEL_CONFIG} is read: "
+            'save it anew by transformers\' save_pretrained, with max_shard_size="100GB"'
         )
-    return config.is_file()
+    return bool(own)
 
 
-def mask_model(given: str) -> tuple[locate.HubName, MaskModel]:
-    """The repository of a model that is named, see `is_mask_model_name`, and what is known of it.
+def mask_model(given: str) -> tuple[locate.HubName, str]:
+    """The repository of a model that is named, see `is_mask_model_name`, and its licence.
+
+    That is stated by the zoo of the family, else it says where to read it.
 
     Raises:
-        InputError: it names nothing on the hub, a file, or SAM 3.1, which has no such files.
+        InputError: it names nothing on the hub, a file, or a repository of `NOT_READ` that is not here.
     """
-    known = MASK_MODELS.get(given)
-    name = locate.hub_name(
-        locate.HUB + (known.repository if known else given.removeprefix(locate.HUB))
-    )
+    typed = MASK_MODELS[given].repository if given in MASK_MODELS else given
+    name = locate.hub_name(locate.HUB + typed.removeprefix(locate.HUB))
     if name.file:
-        raise InputError(
-            f"{given} names a file: name the repository, {locate.HUB}{name.repository}"
-        )
-    if name.repository.startswith("facebook/sam3.1"):
-        raise InputError(
-            f"{name.repository} has one file, of other names than {' and '.join(NEEDED)}: take SAM 3, --masks "
-            f"{MASK_MODELS['sam3'].repository}"
-        )
-    return name, MaskModel(name.repository)
+        raise InputError(f"{given} names a file: name the repository, hf-hub:{name.repository}")
+    for pattern, why in NOT_READ.items():
+        asked = f"{name.repository}@{name.revision}"
+        if re.match(pattern, asked) and not locate.present_folder(name, NEEDED):
+            raise InputError(f"{name.repository} {why}")
+    known = (n for n, model in MASK_MODELS.items() if name.repository.startswith(model.family))
+    stated = next((zoo()[n].licence for n in known), "")
+    return name, stated or f"see {locate.HUGGING_FACE}/{name.repository}"
 
 
 def mask_model_folder(given: str) -> Path:
@@ -110,15 +107,12 @@ def mask_model_folder(given: str) -> Path:
         NotFetched: it cannot be fetched, or is gated; says what to do.
         InputError: it has no safetensors.
     """
-    name, model = mask_model(given)
-    page = f"{locate.HUGGING_FACE}/{name.repository}"
-    if folder := locate.present_folder(name, NEEDED):
-        return folder
-    licence = model.licence.removesuffix(", gated")
-    if licence != model.licence:  # the hub asks who takes it
+    name, licence = mask_model(given)
+    gated = licence.endswith(", gated")  # the hub asks who takes it
+    if gated and not locate.present_folder(name, NEEDED):
         raise NotFetched(
-            f"{name.repository} is gated ({licence}) and not on this machine: accept its licence at {page}, then "
-            f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
-            f"these files into {name.folder}"
+            f"{name.repository} is gated ({licence.removesuffix(', gated')}) and not on this machine: accept its "
+            f"licence at {locate.HUGGING_FACE}/{name.repository}, then run `hf download {name.repository} "
+            f"{' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put these files into {name.folder}"
         )
     return locate.hub_folder(name, NEEDED, IMAGE_SETTINGS)

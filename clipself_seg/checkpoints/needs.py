@@ -79,8 +79,9 @@ def require_packages(values: Mapping[str, Any], texts: bool = True) -> None:
         require_installed("transformers", "a model that finds masks", "masks")
     tokenizers = _tokenizers(values) if texts else {}
     for name in tokenizers:
-        package = TOKENIZERS[name.file]
-        require_installed(package, f"the tokenizer of {name.repository}", "tokenizers")
+        require_installed(
+            TOKENIZERS[name.file], f"the tokenizer of {name.repository}", "tokenizers"
+        )
 
 
 def say_parts(parts: Iterable[Part]) -> None:
@@ -164,11 +165,11 @@ def _masks(given: str) -> Iterator[Part]:
     """The folder of a model that finds masks."""
     if not given:
         return
-    name, model = mask_models.mask_model(given)
+    name, licence = mask_models.mask_model(given)
     if folder := locate.present_folder(name, mask_models.NEEDED):
         require_readable(folder / mask_models.MODEL_WEIGHTS)
     else:
-        unknown = Entry(name=given, file="", addresses=(name.page,), licence=model.licence)
+        unknown = Entry(name=given, file="", addresses=(name.page,), licence=licence)
         files = ", ".join((*mask_models.NEEDED, mask_models.IMAGE_SETTINGS[0]))
         by_hand = f"{files} of {name.page} into {name.folder}"
         models = mask_models.MASK_MODELS.items()

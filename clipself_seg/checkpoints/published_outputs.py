@@ -56,9 +56,8 @@ class Row:
 def read_table() -> tuple[list[Row], dict[str, Entry]]:
     """The rows, and the images by name, which are files like weights."""
     content = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    return [Row(**row) for row in content["rows"]], {
-        name: _image(**image) for name, image in content["images"].items()
-    }
+    images = {name: _image(**image) for name, image in content["images"].items()}
+    return [Row(**row) for row in content["rows"]], images
 
 
 def _image(address: str, sha256: str = "") -> Entry:

@@ -68,7 +68,7 @@ def shipped_files(tag: str) -> list[Path]:
     Raises:
         InputError: they are not here, as in a wheel.
     """
-    files = [SHIPPED / f"{stem}.safetensors" for stem in SHIPPED_TAGS[tag]]
+    files = _files(tag)
     if lost := [path for path in files if not path.is_file()]:
         raise InputError(
             f'the weights "{tag}" are not here ({lost[-1]}): a wheel has {", ".join(IN_WHEEL)} alone, the others lie '
@@ -79,11 +79,11 @@ def shipped_files(tag: str) -> list[Path]:
 
 def shipped_tags() -> list[str]:
     """Tags of `SHIPPED_TAGS` whose files are here."""
-    return [
-        tag
-        for tag, stems in SHIPPED_TAGS.items()
-        if all((SHIPPED / f"{stem}.safetensors").is_file() for stem in stems)
-    ]
+    return [tag for tag in SHIPPED_TAGS if all(map(Path.is_file, _files(tag)))]
+
+
+def _files(tag: str) -> list[Path]:
+    return [SHIPPED / f"{stem}.safetensors" for stem in SHIPPED_TAGS[tag]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,14 +164,10 @@ class Entry:
 def zoo() -> dict[str, Entry]:
     """Every entry by name, in the order of the file."""
     tree = yaml.load(ZOO.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    return {name: Entry(name=name, **_fields(values)) for name, values in tree.items()}
-
-
-def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    whole: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
-    }
-    return whole | {"settings": tuple(whole.get("settings", {}).items())}
+    for values in tree.values():
+        values["settings"] = [*values.get("settings", {}).items()]
+        values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return {name: Entry(name=name, **values) for name, values in tree.items()}
 
 
 def same_weights(entry: Entry) -> list[Entry]:

@@ -250,8 +250,7 @@ def find_clip(
         )
     checkpoint, published = _locate(architecture, given)
     if options is None:
-        stated = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
-        options = TowerOptions(dense=stated)
+        options = TowerOptions(BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense)
     require_feature(options.dense, checkpoint.dense, checkpoint.path, override)
     architecture = clip_weights.as_written(architecture, checkpoint)
     quick_gelu, notes = clip_weights.choose_activation(architecture, checkpoint, published)
@@ -290,8 +289,8 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
         )
     fetch_needed({"MODEL.CLIP.NAME": architecture.name, "MODEL.CLIP.WEIGHTS": weights}, texts=False)
     path = None
-    is_path = os.sep in weights or Path(weights).suffix
-    if is_path or is_remote(weights):  # no tag, for which open_clip would be imported
+    # No tag, for which open_clip would be imported.
+    if os.sep in weights or Path(weights).suffix or is_remote(weights):
         path = locate(weights)
         known = published_as(path, architecture.name)
         if known is None:

@@ -127,15 +127,23 @@ def _time_of_bfloat16() -> float:
 
 
 def _weights() -> None:
-    from clipself_seg.checkpoints.locate import VARIABLE, present_file, weights_folder
+    from clipself_seg.checkpoints.locate import VARIABLE, check_entry, present_file, weights_folder
     from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
 
-    here = [entry.name for entry in zoo().values() if present_file(entry)]
+    here, damaged = [], []
+    for entry in zoo().values():
+        if own := present_file(entry):
+            try:
+                check_entry(*own, hashed=False)
+                here.append(entry.name)
+            except (InputError, ImportError) as error:  # safetensors may be missing
+                damaged.append(f"  not usable: {error}")
     _say(
         "",
         "Weights",
         f"  that come with the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}",
         f"  official ones in {weights_folder()} (${VARIABLE}): {', '.join(here) or 'none yet'}",
+        *dict.fromkeys(damaged),
         f"  {len(zoo())} have names by which they are fetched: clipself-seg weights lists them",
     )
 
@@ -148,8 +156,7 @@ def _datasets() -> None:
     from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
-        folder = os.environ.get(root.variable) or f"not set: {root.path}"
-        _say(f"  ${root.variable}: {folder}")
+        _say(f"  ${root.variable}: {os.environ.get(root.variable) or f'not set: {root.path}'}")
     here = [name for name, entry in DATASETS.items() if not entry.missing()]
     _say(
         f"  with their files: {', '.join(here) or 'none'}",

@@ -153,9 +153,7 @@ def _check(folders: list[str]) -> int:
             raise InputError(f"no folder {folder}: name one with files of weights")
     bad, none = 0, True
     for entry in zoo().values():
-        own = [Path(folder, entry.file) for folder in folders]
-        if not folders and (present := own_file(entry)):
-            own = [present]
+        own = [Path(folder, entry.file) for folder in folders] or filter(None, [own_file(entry)])
         for path in filter(Path.is_file, own):
             said = "" if entry.size or entry.sha256 else ", whose exact size is not published"
             line = f"{path}: {entry.name}{said}"

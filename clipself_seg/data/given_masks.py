@@ -196,10 +196,10 @@ class MaskFolder:
         """
         self.folder = Path(folder)
         if not os.fspath(folder) or not self.folder.is_dir():
+            file = " (a file, of which no masks are read)" if self.folder.is_file() else ""
             raise InputError(
-                f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
-                "MODEL.MASK_GENERATOR.OUTPUTS), or a model that finds masks: "
-                f"{', '.join(MASK_MODELS)} or hf-hub:org/name"
+                f'no folder of masks "{folder}"{file}: give one that has {FORMS} for each image (predict --masks, '
+                f"MODEL.MASK_GENERATOR.OUTPUTS), or a model that finds masks: {', '.join(MASK_MODELS)}, hf-hub:org/name"
             )
         has_mask_model(folder)  # refuses one that is not read
 
@@ -212,8 +212,7 @@ class MaskFolder:
         Raises:
             InputError: there are two.
         """
-        files = [self.folder / f"{name}{ending}" for ending in (".json", ".png")]
-        files = [file for file in files if file.is_file()]
+        files = [*filter(Path.is_file, (self.folder / f"{name}{end}" for end in (".json", ".png")))]
         if len(files) > 1:
             raise InputError(f"{files[0]} and {files[1]} are of one image: leave one out")
         return files[0] if files else None

@@ -63,7 +63,7 @@ def test_a_part_under_a_name_of_the_zoo_is_refused_before_torch(call, words, tmp
 def test_a_file_stands_for_the_same_weights_by_another_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    (tmp_path / zoo()["EVA02-B-16:merged2b_s8b_b131k"].file).touch()
+    (tmp_path / zoo()["EVA02-B-16:merged2b_s8b_b131k"].file).write_bytes(b"\x80eights")
     doctor._weights()
     said = capsys.readouterr().out
     assert ": EVA02-B-16:merged2b_s8b_b131k, eva02-vitb16\n" in said

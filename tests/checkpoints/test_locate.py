@@ -192,7 +192,7 @@ def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsy
     path = locate("catseg-base")
     assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
     assert "fetching catseg-base from https://huggingface.co/spaces/" in capsys.readouterr().err
-    assert locate("catseg-base") == path and present_file(zoo()["catseg-base"]) == path
+    assert locate("catseg-base") == path and present_file(zoo()["catseg-base"])[0] == path
     hub.push({"one.pt": DATA})
     address = "https://huggingface.co/org/name/resolve/main/one.pt"
     with pytest.raises(InputError, match="has 700 bytes, and the official file has 699"):
@@ -333,6 +333,54 @@ def test_a_file_is_known_by_its_place_or_its_hash(folder, tmp_path_factory, monk
     assert published_as(copy, "ViT-L-14") is None
     (folder / "one.pt").symlink_to(copy)
     assert published_as(copy, "ViT-L-14") is one
+
+
+LAION = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
+
+
+@pytest.mark.parametrize("file", [*module.FILES])
+def test_a_file_of_the_hub_is_known_by_its_repository(hub, file, tmp_path):
+    hub.push({file: DATA, "config.json": b"{}"}, name=LAION)
+    paths = [hub_file(HubName(LAION, file=name)) for name in ("", file)]
+    place = HubName(LAION, "v1").folder
+    place.mkdir(parents=True)
+    (place / file).write_bytes(DATA[::-1])
+    for path in (*paths, place / file):
+        entry = published_as(path, "ViT-L-14")
+        assert entry and entry.name == "ViT-L-14:laion2b_s32b_b82k"
+        assert published_as(path, "ViT-B-16") is None
+    (tmp_path / file).write_bytes(DATA[::-1])
+    assert published_as(tmp_path / file, "ViT-L-14") is None
+
+
+@pytest.mark.parametrize("file", module.OPEN_CLIP_FILES)
+def test_any_of_open_clips_files_that_is_here_is_that_of_the_tag(hub, file, stand_ins):
+    repository = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
+    hub.push({file: DATA}, name=repository)
+    path = hub_file(HubName(repository))
+    assert locate("ViT-B-16:laion2b_s34b_b88k") == published_file(repository) == path
+
+
+def test_of_another_file_of_open_clips_no_hash_is_published(hub):
+    repository, tag = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "ViT-B-16:laion2b_s34b_b88k"
+    hub.push(dict.fromkeys(module.OPEN_CLIP_FILES, DATA), name=repository)
+    other = locate(f"hf-hub:{repository}:open_clip_pytorch_model.safetensors")
+    assert locate(tag) == other
+    locate(f"hf-hub:{repository}:open_clip_pytorch_model.bin")
+    with pytest.raises(InputError, match="has the sha256 .*that of the official file is 1f16b1"):
+        locate(tag)
+
+
+def test_a_folder_in_place_of_a_file_is_said_with_the_weights_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("clip-vit-base-patch32")
+    with pytest.raises(InputError, match="patch32 is a folder: give the file of weights in it$"):
+        read_checkpoint("clip-vit-base-patch32")
+    for name in ("config.json", MODEL):
+        (tmp_path / "clip-vit-base-patch32" / name).touch()
+    said = f"is a folder: give the file of weights in it, clip-vit-base-patch32/{MODEL}$"
+    with pytest.raises(InputError, match=said):
+        read_checkpoint("clip-vit-base-patch32")
 
 
 def test_a_file_of_quite_another_size_than_the_published_one_is_not_hashed(folder, monkeypatch):

@@ -2,12 +2,14 @@
 
 import pytest
 
+from clipself_seg.checkpoints.locate import HubName
 from clipself_seg.checkpoints.mask_models import (
     MASK_MODELS,
     has_mask_model,
     is_mask_model_name,
     mask_model_folder,
 )
+from clipself_seg.checkpoints.needs import missing_parts
 from clipself_seg.config import load_config
 from clipself_seg.config.weight_checks import fetch_addresses, refuse_addresses
 from clipself_seg.data.given_masks import MaskFolder
@@ -46,6 +48,19 @@ def test_a_model_in_shards_or_a_pickle_is_refused_and_no_folder_of_masks(folder)
     assert has_mask_model(folder)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_model_without_its_settings_is_refused_and_no_folder_of_masks(folder, file):
+    (folder / file).touch()
+    with pytest.raises(InputError, match=f"has the {file} of a model, and only .* beside config"):
+        MaskFolder(folder)
+
+
+def test_a_file_in_place_of_masks_is_said_to_be_one(folder):
+    (folder / "sam2.1_hiera_large.pt").touch()
+    with pytest.raises(InputError, match='large.pt" .a file, of which no masks are read'):
+        MaskFolder("sam2.1_hiera_large.pt")
+
+
 def test_settings_and_safetensors_alone_are_fetched(hub, capsys):
     hub.push(FILES)
     place = mask_model_folder("hf-hub:org/name")
@@ -73,6 +88,43 @@ def test_what_has_other_files_than_are_read_is_refused_before_it_is_asked_for(hu
         ):
             mask_model_folder(name)
     assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "tue-mps/coco_panoptic_eomt_large_640_dinov3",
+            "DINOv3's gated weights, in a pickle: take --masks eomt-dinov3",
+        ),
+        (
+            "hf-hub:tue-mps/ade_semantic_eomt_large_512_dinov3",
+            "DINOv3's gated weights, in a pickle: take --masks eomt-dinov3",
+        ),
+        (
+            "facebook/mask2former-swin-large-coco-panoptic",
+            "take --masks hf-hub:facebook/mask2former-swin-large-coco-panoptic@a4edee47b1b2662241ceed",
+        ),
+    ],
+)
+def test_what_has_no_safetensors_is_refused_with_what_to_take_unless_they_are_here(hub, name, said):
+    with pytest.raises(InputError, match=said):
+        mask_model_folder(name)
+    with pytest.raises(InputError, match=said):
+        missing_parts({KEY: name, "MODEL.MASK_GENERATOR.SOURCE": "masks"})
+    assert not hub.asked
+    folder = HubName(name.removeprefix("hf-hub:")).folder
+    folder.mkdir(parents=True)
+    for file, data in FILES.items():
+        (folder / file).write_bytes(data)
+    assert mask_model_folder(name) == folder
+
+
+def test_the_revision_with_safetensors_that_is_named_is_not_refused(hub):
+    revision = "a4edee47b1b2662241ceed627430aa22d0647bd0"
+    repository = "facebook/mask2former-swin-large-coco-panoptic"
+    hub.push(FILES, name=repository, revision=revision, commit=revision)
+    assert mask_model_folder(f"hf-hub:{repository}@{revision}").is_dir()
 
 
 def test_a_gated_model_is_not_asked_for_and_taken_from_where_it_was_fetched(

@@ -275,6 +275,15 @@ def test_other_weights_are_refused_with_both_names_and_the_way_out():
     require_feature(DenseFeature("value"), THREE, HERE, override=True)
 
 
+def test_of_a_silent_file_the_original_is_said_first():
+    with pytest.raises(InputError) as caught:
+        require_feature(DenseFeature("value"), DenseFeature(), HERE)
+    said = str(caught.value).rpartition(
+        "set MODEL.CLIP.DENSE_OVERRIDE True (override=True of load_"
+    )[2]
+    assert said == "clip) if it is an original CLIP, MODEL.CLIP.DENSE token if it was distilled"
+
+
 def test_a_run_from_before_there_was_a_choice_is_of_token():
     assert feature_of_run({"SEED": 0}, HERE) == DenseFeature()
     keys = {"MODEL.CLIP.DENSE": "multi_value", "MODEL.CLIP.DENSE_BLOCKS": 2}

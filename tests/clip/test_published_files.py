@@ -10,12 +10,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.checkpoints.locate import FILES, HubName
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip, model, save_clip
 from clipself_seg.clip.find_kind import find_architecture, list_architectures
 from clipself_seg.clip.model import OTHER_PIXELS, find_clip
 from clipself_seg.clip.tips import read_official
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import save_as
@@ -173,6 +176,21 @@ def test_a_published_file_has_its_pixels_by_its_path_too(without_files, tmp_path
     path.touch()
     for given in (path, L14, "laion2b_s32b_b82k"):
         assert find_clip("ViT-L-14", given)["mean"] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_of_the_hub_has_the_pixels_of_its_repository_by_any_name(
+    without_files, tmp_path, monkeypatch, file
+):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    repository = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
+    folder = HubName(repository).folder
+    folder.mkdir(parents=True)
+    for name in (file, "config.json"):
+        (folder / name).touch()
+    for given in (f"hf-hub:{repository}", f"hf-hub:{repository}:{file}", folder / file):
+        parts = find_clip("ViT-L-14", given, TowerOptions(DenseFeature("value")))
+        assert parts["mean"] == (0.5, 0.5, 0.5)
 
 
 def test_a_file_that_could_be_of_other_pixels_is_said_to_be_read_as_openais(

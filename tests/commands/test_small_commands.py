@@ -16,6 +16,7 @@ from PIL import Image
 
 from clipself_seg import pinned_wheels
 from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import doctor
 from clipself_seg.commands.demo import demo, scenes
@@ -190,6 +191,26 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     assert 0.1 < float(ratio[1]) < 10
     assert "mini_val, " in said and "lvis_v1_train" not in said
     assert f"of {len(DATASETS)} are without: a run that needs one" in said
+
+
+def test_a_damaged_official_file_is_not_counted_as_here(capsys, monkeypatch, tmp_path, quick):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, content in (
+        ("catseg-base", b"\x80eights"),
+        ("openai-vitb16", b"<!DOCTYPE html>"),
+        ("openai-vitb32", b"version https://git-lfs.github.com/spec/v1"),
+        ("swin-base", b"\x80eights"),
+    ):
+        (tmp_path / zoo()[name].file).write_bytes(content)
+    assert run(doctor.doctor) == 0
+    said = capsys.readouterr().out
+    assert (
+        "official ones in " in said and f"{tmp_path} ($CLIPSELF_SEG_WEIGHTS): swin-base\n" in said
+    )
+    assert said.count("  not usable: ") == 3
+    assert "model_base.pth, the file of catseg-base, has 7 bytes" in said
+    assert "is a web page in place" in said and "is a pointer of Git LFS" in said
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch):

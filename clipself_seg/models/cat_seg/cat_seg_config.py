@@ -354,9 +354,8 @@ def training_config(cfg: CfgNode) -> CfgNode:
         return cfg
     if cfg.MODEL.CAT_SEG.GUIDANCE == "backbone" and not cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
         raise InputError(
-            f"the guidance backbone {cfg.MODEL.BACKBONE.NAME} would be random: give "
-            "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl or the official "
-            f"{official('MODEL.CAT_SEG.BACKBONE_WEIGHTS', 'semseg/')}, or a CAT-Seg checkpoint as "
+            f"the guidance backbone {cfg.MODEL.BACKBONE.NAME} would be random: give MODEL.CAT_SEG.BACKBONE_WEIGHTS, an "
+            f"official one of {official('MODEL.CAT_SEG.BACKBONE_WEIGHTS', 'semseg/')}, or a CAT-Seg checkpoint as "
             'MODEL.WEIGHTS ("random" is taken literally)'
         )
     given = cfg.MODEL.CLIP.WEIGHTS

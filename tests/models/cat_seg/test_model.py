@@ -241,7 +241,8 @@ def test_keys_that_do_not_fit_are_refused(opts, message):
 def test_training_with_a_random_guidance_backbone_has_to_be_meant():
     preset = ROOT / "configs/semseg/catseg_v1_r101_vitb16.yaml"
     key = "MODEL.CAT_SEG.BACKBONE_WEIGHTS"
-    with pytest.raises(InputError, match=f"build_resnet_backbone would be random: give {key}"):
+    said = f"build_resnet_backbone would be random: give {key}, an official one of resnet101, "
+    with pytest.raises(InputError, match=said):
         CATSeg.training_config(load_config(preset))
     for opts in ((key, "random"), (key, "R-101.pkl"), ("MODEL.WEIGHTS", "catseg.pth")):
         CATSeg.training_config(load_config(preset, opts))

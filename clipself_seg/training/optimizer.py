@@ -96,8 +96,8 @@ def stepped_rate(
 ) -> float:
     """The rate of a step: a linear warm-up, then a constant that drops (Detectron2's WarmupMultiStepLR).
 
-    A drop inside the warm-up, or at its end, counts from its own step on; Detectron2's warm-up leads to the dropped rate
-    from its start. One that is longer than the run is cut off at its end; Detectron2 squeezes it into the run.
+    A drop inside the warm-up, or at its end, counts from its own step on, and in Detectron2 from the first step on. A
+    warm-up that is longer than the run is cut off at its end, and in Detectron2 squeezed into the run.
 
     Args:
         step: counted from 0.

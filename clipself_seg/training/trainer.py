@@ -385,19 +385,19 @@ class Trainer(TrainerBase):
                 f"and were not saved; the newest checkpoint, which is finite: {good}. "
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
-        hooks = self._named_hooks().items()
-        states = {name: state for name, hook in hooks if (state := hook.state_dict())}
-        metadata = {"iteration": iteration, "scaler": self.scaler.state_dict(), "hooks": states}
+        metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
+        states = {name: state for name, hook in self._named_hooks() if (state := hook.state_dict())}
+        metadata |= {"hooks": states} if states else {}
         if isinstance(self.records, ShardStream):
             metadata["shards"] = comm.all_gather(self.records.state(iteration))
         if comm.is_main_process():
             self.checkpoints.save(iteration, tensors, metadata | extra | {"run": self._run})
 
-    def _named_hooks(self) -> dict[str, HookBase]:
-        """Hooks by the name of their class; of several of one class, all but the first are "Means again" and so on."""
+    def _named_hooks(self) -> list[tuple[str, HookBase]]:
+        """Hooks with the name of their class, which has "again" behind it for each of them before."""
         names = [type(hook).__qualname__ for hook in self._hooks]
         again = [names[:place].count(name) for place, name in enumerate(names)]
-        return {name + " again" * n: hook for name, n, hook in zip(names, again, self._hooks)}
+        return [(name + " again" * n, hook) for name, n, hook in zip(names, again, self._hooks)]
 
     def _require_agreement(self, start: int) -> None:
         """Refuses machines with other files: their processes would wait for each other, or learn two things."""
@@ -443,7 +443,7 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             self.checkpoints.remove_oldest()  # a kill in the last save leaves one
         self._numbers = metadata.get("unlogged", {})
-        hooks = self._named_hooks()
+        hooks = dict(self._named_hooks())
         for name, state in metadata.get("hooks", {}).items():
             if name in hooks:
                 hooks[name].load_state_dict(state)

@@ -209,7 +209,8 @@ class Trainer(TrainerBase):
 
     def _settle(self, storage: EventStorage) -> None:
         """Takes the numbers of the latest step, if that has not been done: refuses them, or keeps them for the log."""
-        step, self._unsettled = self._unsettled, None
+        step = self._unsettled
+        self._unsettled = None
         if step is None:
             return
         shared = dict(zip(step.own, step.mean.numbers()))
@@ -349,9 +350,8 @@ class Trainer(TrainerBase):
         # Gradients as views of the buckets that are sent: no second copy of them.
         wrapper = DistributedDataParallel(self._module, gradient_as_bucket_view=True)
         # Without batch norms that train, no buffer changes, and none has to be sent with every forward.
-        tensors = training_state.trained_tensors(self._module)
-        parameters = training_state.trained_parameters(self._module)
-        wrapper.broadcast_buffers = len(tensors) > len(parameters)
+        tensors = training_state.trained_tensors(self._module).values()
+        wrapper.broadcast_buffers = not all(tensor.requires_grad for tensor in tensors)
         return wrapper
 
     def _run_metadata(self) -> training_state.Metadata:

@@ -131,9 +131,9 @@ def run(args: argparse.Namespace) -> None:
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 
-        by_hand = load.Sources(args.config_file, option_pairs(args.opts)).by_hand
-        trains = not args.eval_only
-        cfg, said = with_data(cfg, by_hand, trains=trains, resume=args.resume)
+        sources = load.Sources(args.config_file, option_pairs(args.opts))
+        how = {"trains": not args.eval_only, "resume": args.resume}
+        cfg, said = with_data(cfg, sources.by_hand, total=sources.recipe("SOLVER.MAX_ITER"), **how)
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
         raise InputError(

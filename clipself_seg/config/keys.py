@@ -262,7 +262,7 @@ solver.key("ACCUMULATE", 1, at_least(1), free=True)
 # D5: average the gradients over the processes. False is what the code does: every process
 # trains its own replica on its own part of the batch, and the first one's is evaluated and
 # saved.
-solver.key("SYNC_GRADIENTS", True)
+solver.key("SYNC_GRADIENTS", True, of=["CLIPSelf"])
 # Precision of training under SOLVER.AMP.ENABLED: "float16" with loss scaling (code), or "bfloat16".
 solver.stock("AMP.ENABLED")
 solver.key("AMP.DTYPE", "float16", choices=("float16", "bfloat16"))

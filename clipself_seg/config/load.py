@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -69,6 +70,12 @@ class Sources:
     def by_hand(self, key: str) -> bool:
         """True if a user set the key: on the command line, or in a file that is neither the package's nor a run's."""
         return key in self.typed or (place := self.place(key)) >= 0 and self._written[place]
+
+    def recipe(self, key: str) -> Any:
+        """Value of a key in the files that no user wrote, or its default."""
+        layers = [layer for layer, written in zip(self.layers, self._written) if not written]
+        values = dict(yaml_files.leaves(yaml_files.merge_layers(layers)))
+        return values.get(key, declare.KEYS[key].default)
 
     def published(self, key: str) -> bool:
         """True if the file that sets a key is one of CAT-Seg's, by the head that it names."""
@@ -241,23 +248,18 @@ def _check_read(cfg: CfgNode, defaults: yaml_files.Tree, sources: Sources) -> No
         other = _why_unread_by_backbone(key, cfg)
         nothing = "" if other and key in NAME_AND_WEIGHTS else defaults[key]
         passing = (yaml_files.lists_for_tuples(defaults[key]), nothing, PUBLISHED.get(key, nothing))
+        plain = yaml_files.lists_for_tuples(value)
         # CAT-Seg's files name a guidance backbone also where CLIP's own blocks guide.
         guidance = (
             key in declare.KEYS and declare.KEYS[key].when == GUIDED and sources.published(key)
         )
-        given = (
-            yaml_files.lists_for_tuples(value) not in passing
-            and sources.by_hand(key)
-            and not guidance
-        )
+        given = plain not in passing and sources.by_hand(key) and not guidance
         if given and (reason := other or declare.why_unread(key, values, model)):
             raise InputError(
                 f"{sources.name(key)}: {key} {shown(value)} has no effect: {reason}; leave it out"
             )
         if other:
-            if sources.place(key) >= 0 and yaml_files.lists_for_tuples(
-                value
-            ) != yaml_files.lists_for_tuples(nothing):
+            if sources.place(key) >= 0 and plain != yaml_files.lists_for_tuples(nothing):
                 reset.append(f"{key} {shown(value)}")
                 why = other
             cfg.merge_from_list([key, nothing])

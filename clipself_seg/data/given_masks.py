@@ -28,7 +28,7 @@ from pycocotools import mask as rle
 from clipself_seg.checkpoints.mask_models import MASK_MODELS, has_mask_model
 from clipself_seg.data import images
 from clipself_seg.data.masks import INDEX_MODES, read_indices, read_panoptic_png, run_lengths
-from clipself_seg.errors import InputError, shown
+from clipself_seg.errors import InputError, require_unique, shown
 from clipself_seg.files import read_json
 from clipself_seg.schema import LIST, Kind, check, is_number
 
@@ -175,7 +175,7 @@ def _require_room(source: str, count: int, size: tuple[int, int]) -> None:
 
 
 def image_name(file_name: str | os.PathLike[str]) -> str:
-    """Name by which a `MaskFolder` has the masks of a data set's image: that of its file, without ending."""
+    """Name by which a `MaskFolder` has the masks of a data set's image: that of its file, without folder and ending."""
     return Path(file_name).stem
 
 
@@ -251,8 +251,9 @@ class MaskFolder:
             "forms", how many images have each, and "digest" of names and sizes of their files.
 
         Raises:
-            InputError: an image has none, or two.
+            InputError: an image has none, or two; two images have one name.
         """
+        require_unique(names, "name of an image, without folder and ending,", self.folder)
         forms = Counter(self.required(name).suffix[1:] for name in names)
         return {"forms": dict(sorted(forms.items())), "digest": self.digest(names, times=False)}
 

@@ -104,35 +104,22 @@ def batch_of_process(batch_size: int, processes: int) -> int:
     return batch_size // processes
 
 
-class DistributedBatchSampler:
-    """Batch sampler that gives each process an equal part of the draws of every step."""
+def draws_of_process(
+    order: DrawOrder, steps: range, rank: int = 0, processes: int = 1
+) -> Iterator[list[Draw]]:
+    """The part of one process of the draws of each step: all have equal ones.
 
-    def __init__(
-        self, *, order: DrawOrder, start: int, stop: int, rank: int = 0, processes: int = 1
-    ) -> None:
-        """
-        Args:
-            order: order of the images over all processes.
-            start: first step.
-            stop: step after the last one.
-            rank: number of this process.
-            processes: number of processes.
+    Args:
+        order: order of the images over all processes.
+        steps: the steps.
+        rank: number of the process.
+        processes: number of processes.
 
-        Raises:
-            InputError: the batch size is not a multiple of the number of processes.
-        """
-        self.order = order
-        self.steps = range(start, stop)
-        self.rank = rank
-        self.batch_size = batch_of_process(order.batch_size, processes)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for iteration in self.steps:
-            begin = self.rank * self.batch_size
-            yield self.order.batch(iteration)[begin : begin + self.batch_size]
+    Raises:
+        InputError: the batch size is not a multiple of the number of processes.
+    """
+    size = batch_of_process(order.batch_size, processes)
+    return (order.batch(step)[rank * size : (rank + 1) * size] for step in steps)
 
 
 class MappedDraws(Dataset):
@@ -153,21 +140,17 @@ class MappedDraws(Dataset):
 
     def __getitem__(self, draw: Draw) -> Sample | InputError:
         try:
-            sample = self._sample(draw)
+            return self._sample(draw) | {"iteration": draw.iteration}
         except InputError as error:
             return error
-        return sample | {"iteration": draw.iteration}
 
     def _sample(self, draw: Draw) -> Sample:
-        sample = self.mapper(self.records[draw.image], draw.number)
-        if sample is not None:
-            return sample
-        rng = np.random.default_rng((draw.number, draw.image))
-        for attempt in range(1, MOST_REPLACEMENTS + 1):
-            record = self.records[int(rng.integers(len(self.records)))]
-            sample = self.mapper(record, draw.number + attempt * MORE_THAN_ALL_DRAWS)
-            if sample is not None:
+        image, rng = draw.image, np.random.default_rng((draw.number, draw.image))
+        for attempt in range(MOST_REPLACEMENTS + 1):
+            number = draw.number + attempt * MORE_THAN_ALL_DRAWS
+            if (sample := self.mapper(self.records[image], number)) is not None:
                 return sample
+            image = int(rng.integers(len(self.records)))
         raise InputError(
             f"none of {MOST_REPLACEMENTS} training images drawn at random has an object left after its "
             "augmentation: look at the boxes and masks of DATASETS.TRAIN"

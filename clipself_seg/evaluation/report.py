@@ -194,12 +194,12 @@ def comparison_table(
 
     Args:
         rows: the cells at the left -> data set -> numbers; one that a row lacks is shown as "-". Data sets stand in the
-            order of `TITLES`, others after them.
+            order of `TITLES`, others after them in that of the rows.
         columns: heading -> key of the number.
         first: headings of the cells at the left.
         style: see `format_table`.
     """
-    datasets = {name for results in rows.values() for name in results}
+    datasets = dict.fromkeys(name for results in rows.values() for name in results)
     titles = titles_of(sorted(datasets, key=[*TITLES, *datasets].index))
     headings = [f"{title} {column}".strip() for title in titles.values() for column in columns]
     numbers = [

@@ -57,9 +57,8 @@ def start_of_run(cfg: CfgNode) -> str:
     """
     path = locate(cfg.MODEL.WEIGHTS.removeprefix(SCHEME))
     config = path.parent / CONFIG
-    start = ""
-    if config.is_file():
-        start = str(dict(leaves(merge_layers(read_layers(config)))).get("MODEL.WEIGHTS") or "")
+    values = dict(leaves(merge_layers(read_layers(config)))) if config.is_file() else {}
+    start = str(values.get("MODEL.WEIGHTS") or "")
     if not start:
         raise InputError(
             f"{KEY} mixes the weights of a run with those that it started from, and nothing says what those of {path} "
@@ -185,9 +184,8 @@ def forgetting_table(rows: Rows) -> str:
     body = []
     for fraction in sorted(rows):
         row, mean = rows[fraction], means_of(rows[fraction])
-        word = {0.0: " before", 1.0: " after"}.get(fraction, "") + (
-            " *" if fraction == knee else ""
-        )
+        word = {0.0: " before", 1.0: " after"}.get(fraction, "")
+        word += " *" if fraction == knee else ""
         cells = [row[name].get(group) for name, group in groups] + [mean.get(key) for key in means]
         body.append([f"{fraction:g}{word}", *map(cell_text, cells)])
     return format_table(headings, body)

@@ -65,6 +65,9 @@ def learning_rate(
 ) -> float:
     """The rate of a step: a linear warm-up, then a cosine that would reach 0 at step `total`.
 
+    A warm-up of more than `total` steps is cut off at the end of the run; Detectron2 squeezes it into the run, where it
+    leads to 0.
+
     Args:
         step: counted from 0.
         base: rate of the last step of the warm-up; the first one has base / warmup.
@@ -91,6 +94,9 @@ def stepped_rate(
     step: int, *, base: float, warmup: int, factor: float, drops: Sequence[int], gamma: float
 ) -> float:
     """The rate of a step: a linear warm-up, then a constant that drops (Detectron2's WarmupMultiStepLR).
+
+    A drop inside the warm-up, or at its end, counts from its own step on, and in Detectron2 from the first step on. A
+    warm-up that is longer than the run is cut off at its end, and in Detectron2 squeezed into the run.
 
     Args:
         step: counted from 0.

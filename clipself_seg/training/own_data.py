@@ -34,6 +34,7 @@ LEAST_BATCHES = 4
 BASE, LARGE = 86e6, 304e6
 MARGIN = 1.5  # for what CUDA and the allocator add
 GIB = 2**30
+ByHand = Callable[[str], bool]
 
 
 class Machine(NamedTuple):
@@ -75,8 +76,9 @@ def settings_for(
     cfg: CfgNode,
     images: int,
     machine: Machine,
-    by_hand: Callable[[str], bool] = lambda key: False,
+    by_hand: ByHand = lambda key: False,
     recorded: Mapping[str, Any] | None = None,
+    total: int = 0,
 ) -> list[Setting]:
     """Settings of a training that follow from the number of its images, the machine and the recipe.
 
@@ -86,6 +88,7 @@ def settings_for(
         machine: the hardware of the training.
         by_hand: says whether the user set a key, whose value is then kept.
         recorded: full keys and values of the run that goes on, which are kept too.
+        total: SOLVER.MAX_ITER of the recipe, for `cfg` may have the user's; 0 for that of `cfg`.
     """
     solver, settings = cfg.SOLVER, list[Setting]()
 
@@ -105,7 +108,7 @@ def settings_for(
     warmup = min(solver.WARMUP_ITERS, steps // 10)
     put("SOLVER.WARMUP_ITERS", warmup, "the recipe's, at most a tenth of all steps")
     if solver.SCHEDULE == "steps" and solver.STEPS:
-        drops = tuple(round(step * steps / solver.MAX_ITER) for step in solver.STEPS)
+        drops = tuple(round(step * steps / (total or solver.MAX_ITER)) for step in solver.STEPS)
         put("SOLVER.STEPS", drops, "the same parts of the training as the recipe's")
     rate = solver.BASE_LR * batch / solver.IMS_PER_BATCH
     reason = f"the recipe's {solver.BASE_LR:g} for {solver.IMS_PER_BATCH} images, by the batch"
@@ -168,7 +171,7 @@ def _steps(cfg: CfgNode, images: int, batch: int) -> tuple[int, str]:
 
 
 def with_data(
-    cfg: CfgNode, by_hand: Callable[[str], bool], *, trains: bool = False, resume: bool = False
+    cfg: CfgNode, by_hand: ByHand, *, trains: bool = False, resume: bool = False, total: int = 0
 ) -> tuple[CfgNode, list[str]]:
     """The configuration with the data sets of ``DATASETS.DATA``, which are registered in this process.
 
@@ -178,6 +181,7 @@ def with_data(
             configuration is that of a run, and all its settings are kept.
         trains: a training is to follow.
         resume: take the settings that the run in ``OUTPUT_DIR`` has recorded, if there is one.
+        total: as in `settings_for`.
 
     Returns:
         The configuration, and lines for the log.
@@ -204,7 +208,7 @@ def with_data(
             if resume and CheckpointFolder(file.parent / "checkpoints", keep=1).paths():
                 recorded = dict(leaves(read_tree(file)))
             images, machine = len(DatasetCatalog.get(data.train)), Machine.here(cfg.MODEL.DEVICE)
-            settings = settings_for(cfg, images, machine, by_hand, recorded)
+            settings = settings_for(cfg, images, machine, by_hand, recorded, total)
             for key, value, _ in settings:
                 cfg.merge_from_list([key, value])
             table = tabulate(settings, ["setting", "value", "because it is"], disable_numparse=True)

@@ -76,15 +76,10 @@ def setup(cfg: CfgNode) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
-    if comm.get_world_size() > 1:
-        _divide_cores(cfg.MODEL.DEVICE)
-    logger.info(
-        "%s on %s, %d process(es), output in %s",
-        cfg.MODEL.META_ARCHITECTURE,
-        cfg.MODEL.DEVICE,
-        comm.get_world_size(),
-        folder,
-    )
+    model, device, processes = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, comm.get_world_size()
+    if processes > 1:
+        _divide_cores(device)
+    logger.info("%s on %s, %d process(es), output in %s", model, device, processes, folder)
 
 
 def _divide_cores(device: str) -> None:
@@ -197,9 +192,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     evaluation.check(model)
     forget_files()
     if not evaluation.datasets:
-        alone = (
-            ": name panoptic data there, --data has images to train on" if cfg.DATASETS.DATA else ""
-        )
+        alone = cfg.DATASETS.DATA and ": name panoptic data there, --data has images to train on"
         raise InputError(f"nothing to evaluate: DATASETS.TEST is empty{alone}")
     iterations = _load_trained(cfg, model) if resume else None
     start = dict[str, Tensor]()
@@ -299,8 +292,7 @@ def setup_logging(folder: Path, rank: int) -> None:
             logs it raises.
     """
     name = f"log.rank{rank}.txt" if rank else "log.txt"
-    handlers: list[logging.Handler] = [_File(folder / name)]
-    handlers += [] if rank else [_Terminal()]
+    handlers: list[logging.Handler] = [_File(folder / name), *([] if rank else [_Terminal()])]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
     for logger in map(logging.getLogger, LOGGERS):

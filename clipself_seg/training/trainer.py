@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints import training_state
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, MappedDraws, batches_of
+from clipself_seg.data.loader import DrawOrder, MappedDraws, batches_of, draws_of_process
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary
@@ -148,7 +150,7 @@ class Trainer(TrainerBase):
             try:
                 self.before_train()
                 if start == 0:
-                    self._evaluate(storage)
+                    self._evaluate_first(storage, writers)
                 if self._numbers:
                     self.iter = storage.iter = start - 1
                     storage.put_scalars(smoothing_hint=False, **self._numbers)
@@ -169,15 +171,12 @@ class Trainer(TrainerBase):
 
     def _batches(self, steps: range) -> Iterable[list[Sample]]:
         """This process's part of the batch of each step."""
-        rank, processes, workers = comm.get_rank(), comm.get_world_size(), self.settings.workers
+        place = {"rank": comm.get_rank(), "processes": comm.get_world_size()}
+        workers = self.settings.workers
         if isinstance(self.records, ShardStream):
-            return self.records.batches(
-                self.mapper, steps, rank=rank, processes=processes, workers=workers
-            )
-        sampler = DistributedBatchSampler(
-            order=self.order, start=steps.start, stop=steps.stop, rank=rank, processes=processes
-        )
-        return batches_of(MappedDraws(self.records, self.mapper), workers, batch_sampler=sampler)
+            return self.records.batches(self.mapper, steps, workers=workers, **place)
+        draws = draws_of_process(self.order, steps, **place)
+        return batches_of(MappedDraws(self.records, self.mapper), workers, batch_sampler=draws)
 
     def _step(self, forward: nn.Module, storage: EventStorage, samples: list[Sample]) -> None:
         """Forward, backward, and the optimiser's step, which the device leaves out if a number is not finite.
@@ -245,8 +244,7 @@ class Trainer(TrainerBase):
                 total = torch.stack(list(losses.values())).sum() / passes
                 self.scaler.scale(total).backward()
             for name, value in losses.items():
-                part = value.detach() / passes
-                means[name] = means[name] + part if name in means else part
+                means[name] = means.get(name, 0) + value.detach() / passes
         return means
 
     def _clip(self) -> Tensor:
@@ -286,7 +284,7 @@ class Trainer(TrainerBase):
         self._save(iteration, what)
         raise TrainingStopped(
             f"{what}That step was not taken; {self.checkpoints.path(iteration)} is the state before it, "
-            "but for the statistics of batch norms that train. "
+            "but for the statistics of batch norms that train and the states of hooks. "
             "Repair the images and --resume, or start anew in another OUTPUT_DIR with a lower "
             "SOLVER.BASE_LR or SOLVER.AMP.DTYPE bfloat16"
         )
@@ -312,10 +310,8 @@ class Trainer(TrainerBase):
         if logging_due or saving_due:
             self._settle(storage)
         if evaluating:
-            if saving_due:
-                self._save(
-                    done, unlogged=self._numbers
-                )  # a run that dies in the evaluation begins with it
+            if saving_due:  # a run that dies in the evaluation begins with it
+                self._save(done, unlogged=self._numbers)
             self._evaluate(storage)
         self.after_step()
         # Log before the checkpoint: a run that dies between them logs the step again, not never.
@@ -325,11 +321,26 @@ class Trainer(TrainerBase):
         if saving_due:
             self._save(done)
 
-    def _evaluate(self, storage: EventStorage) -> None:
+    def _evaluate_first(self, storage: EventStorage, writers: Sequence[EventWriter]) -> None:
+        """Evaluates before step 0, and writes the numbers at once, which a later evaluation or a kill would lose.
+
+        With the numbers of step 0 they are one line where that is logged and no evaluation follows it.
+        """
+        numbers = self._evaluate(storage)
+        if self.settings.log_period > 1 or self.settings.evaluation_period == 1:
+            with EventStorage() as first:
+                first.put_scalars(smoothing_hint=False, **numbers)
+                write_all(writers[1:], self.settings.output_dir)  # not the log, which has losses
+            storage.put_scalars(smoothing_hint=False, cur_iter=-1, **numbers)  # for hooks alone
+            for writer in writers[1:]:  # they would pass over further numbers of step 0
+                vars(writer)["_last_write"] = -1
+
+    def _evaluate(self, storage: EventStorage) -> dict[str, float]:
         if self.evaluate is None or not self.settings.evaluation_period:
-            return
-        for label, value in flatten_numbers(self.evaluate(self.model)):
-            storage.put_scalar(label, value, smoothing_hint=False)
+            return {}
+        numbers = dict(flatten_numbers(self.evaluate(self.model)))
+        storage.put_scalars(smoothing_hint=False, **numbers)
+        return numbers
 
     def _parallel(self) -> nn.Module:
         """The module that computes the losses: the model, or a wrapper that averages its gradients."""
@@ -339,10 +350,8 @@ class Trainer(TrainerBase):
         # Gradients as views of the buckets that are sent: no second copy of them.
         wrapper = DistributedDataParallel(self._module, gradient_as_bucket_view=True)
         # Without batch norms that train, no buffer changes, and none has to be sent with every forward.
-        changing = len(training_state.trained_tensors(self._module)) > len(
-            training_state.trained_parameters(self._module)
-        )
-        wrapper.broadcast_buffers = changing
+        tensors = training_state.trained_tensors(self._module).values()
+        wrapper.broadcast_buffers = not all(tensor.requires_grad for tensor in tensors)
         return wrapper
 
     def _run_metadata(self) -> training_state.Metadata:
@@ -355,6 +364,7 @@ class Trainer(TrainerBase):
             metadata["DATALOADER.NUM_WORKERS"] = self.settings.workers
         else:
             metadata["training images"] = len(self.records)
+            metadata["names of training images"] = _names_digest(self.records)
         if isinstance(self.vocabulary, Vocabulary):
             # A file of the user's data may name others than before.
             names = ("|".join(entry.names) for entry in self.vocabulary.classes)
@@ -375,11 +385,19 @@ class Trainer(TrainerBase):
                 f"and were not saved; the newest checkpoint, which is finite: {good}. "
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
-        metadata = {**self.state_dict(), "iteration": iteration, "scaler": self.scaler.state_dict()}
+        metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
+        states = {name: state for name, hook in self._named_hooks() if (state := hook.state_dict())}
+        metadata |= {"hooks": states} if states else {}
         if isinstance(self.records, ShardStream):
             metadata["shards"] = comm.all_gather(self.records.state(iteration))
         if comm.is_main_process():
             self.checkpoints.save(iteration, tensors, metadata | extra | {"run": self._run})
+
+    def _named_hooks(self) -> list[tuple[str, HookBase]]:
+        """Hooks with the name of their class, which has "again" behind it for each of them before."""
+        names = [type(hook).__qualname__ for hook in self._hooks]
+        again = [names[:place].count(name) for place, name in enumerate(names)]
+        return [(name + " again" * n, hook) for name, n, hook in zip(names, again, self._hooks)]
 
     def _require_agreement(self, start: int) -> None:
         """Refuses machines with other files: their processes would wait for each other, or learn two things."""
@@ -425,9 +443,21 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             self.checkpoints.remove_oldest()  # a kill in the last save leaves one
         self._numbers = metadata.get("unlogged", {})
-        self.load_state_dict(metadata)
+        hooks = dict(self._named_hooks())
+        for name, state in metadata.get("hooks", {}).items():
+            if name in hooks:
+                hooks[name].load_state_dict(state)
+            else:
+                logging.getLogger(__name__).warning("no hook %s here to take its state", name)
         logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
         return metadata["iteration"]
+
+
+def _names_digest(records: Sequence[Record]) -> str:
+    """Digest of the files of the images in their order, below the folder of all: data that were moved have the same."""
+    names = [str(record["file_name"]) for record in records]
+    root = len(os.path.dirname(os.path.commonprefix(names)))
+    return hashlib.sha256("\n".join(name[root:] for name in names).encode()).hexdigest()[:16]
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

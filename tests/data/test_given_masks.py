@@ -9,7 +9,13 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.data import given_masks as module
-from clipself_seg.data.given_masks import GivenMasks, MaskFolder, given_masks, read_masks
+from clipself_seg.data.given_masks import (
+    GivenMasks,
+    MaskFolder,
+    given_masks,
+    image_name,
+    read_masks,
+)
 from clipself_seg.errors import InputError
 
 SIZE = (6, 9)
@@ -160,6 +166,8 @@ def test_a_folder_of_masks_has_one_form_for_each_image(tmp_path):
         masks.read("c", SIZE)
     with pytest.raises(InputError, match="no masks of c in"):
         masks.check(["a", "c"])
+    with pytest.raises(InputError, match="name of an image, without .*, 'a' is there twice: leave"):
+        masks.check([image_name("x/a.jpg"), image_name("y/a.jpg")])
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a.json and .*a.png are of one image"):
         masks.read("a", SIZE)

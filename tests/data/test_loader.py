@@ -7,11 +7,11 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipself_seg.data.loader import (
-    DistributedBatchSampler,
     DrawOrder,
     MappedDraws,
     batches_of,
     dead_workers_named,
+    draws_of_process,
     evaluation_batches,
 )
 from clipself_seg.data.shards import Position
@@ -29,10 +29,9 @@ def order(batch_size=4, seed=0):
     return DrawOrder(num_images=10, batch_size=batch_size, seed=seed)
 
 
-def draws(**options):
+def draws(start, stop, workers=0, **place):
     """(number, image) of every draw of a loader, in order."""
-    workers, processes = options.pop("workers", 0), options.pop("processes", 1)
-    sampler = DistributedBatchSampler(order=order(), processes=processes, **options)
+    sampler = draws_of_process(order(), range(start, stop), **place)
     record_of = tiny_mapper
     batches = train_batches(lambda r, d: record_of(r, d) | {"draw": d}, sampler, workers)
     return [[(s["draw"], s["image_id"]) for s in batch] for batch in batches]
@@ -93,7 +92,7 @@ class Unsent:
 
 
 def test_a_sample_that_a_worker_cannot_hand_over_is_not_awaited_for_ever(capfd):
-    sampler = DistributedBatchSampler(order=order(), start=0, stop=2)
+    sampler = draws_of_process(order(), range(2))
     dataset = MappedDraws(RECORDS, lambda record, draw: {"image": Unsent()})
     batches = batches_of(dataset, 1, batch_sampler=sampler, timeout=60)
     with pytest.raises(InputError, match="/dev/shm: .*NUM_WORKERS 0"), dead_workers_named():
@@ -106,7 +105,7 @@ def test_an_input_error_in_a_worker_arrives_as_itself(workers):
     def broken(record, draw):
         raise InputError(f"image {record['file_name']} is missing")
 
-    sampler = DistributedBatchSampler(order=order(), start=0, stop=2)
+    sampler = draws_of_process(order(), range(2))
     with pytest.raises(InputError, match=r"^image \d.jpg is missing$"):
         list(train_batches(broken, sampler, workers))
     with pytest.raises(InputError, match=r"^image 0.jpg is missing$"):
@@ -117,7 +116,7 @@ def test_too_few_images_and_uneven_shares_are_refused():
     with pytest.raises(InputError, match="10 images.*IMS_PER_BATCH 16"):
         order(batch_size=16)
     with pytest.raises(InputError, match="IMS_PER_BATCH 4.*3"):
-        DistributedBatchSampler(order=order(), start=0, stop=1, processes=3)
+        draws_of_process(order(), range(1), processes=3)
 
 
 def test_another_image_is_drawn_where_the_mapper_asks_for_one():
@@ -126,7 +125,7 @@ def test_another_image_is_drawn_where_the_mapper_asks_for_one():
         return None if int(record["image_id"]) % 2 == 0 else sample | {"draw": draw}
 
     def drawn(workers):
-        sampler = DistributedBatchSampler(order=order(), start=0, stop=4)
+        sampler = draws_of_process(order(), range(4))
         batches = train_batches(without_even_ones, sampler, workers)
         return [(s["draw"], int(s["image_id"]), s["iteration"]) for batch in batches for s in batch]
 
@@ -145,7 +144,7 @@ def test_another_image_is_drawn_where_the_mapper_asks_for_one():
 
 
 def test_data_without_any_image_to_draw_end_with_an_error():
-    sampler = DistributedBatchSampler(order=order(), start=0, stop=1)
+    sampler = draws_of_process(order(), range(1))
     batches = train_batches(lambda record, draw: None, sampler, workers=0)
     with pytest.raises(InputError, match="none of 100 training images"):
         list(batches)

@@ -80,6 +80,14 @@ def markdown(table):
     return [lines[0], *lines[2:]]
 
 
+def test_data_sets_without_a_title_stand_in_the_order_of_the_rows():
+    names = ["zebra", "one", "two", "three", "four", "five", "ant"]
+    rows = {("first",): {name: {"mIoU": 1.0} for name in names[:4]}}
+    rows["second",] = {name: {"mIoU": 2.0} for name in names[2:]}
+    head = markdown(comparison_table(rows, {"": "mIoU"}, ["model"], "github"))[0]
+    assert head == ["model", *names]
+
+
 SEMANTIC = {"mIoU": 27.24, "mACC": 41.2, "fwIoU": 50.0, "pACC": 66.66, "classes": 150.0}
 SEMANTIC |= {"images": 2000.0}
 ADE_150, CONTEXT = "ade20k_150_test_sem_seg", "context_59_test_sem_seg"

@@ -53,6 +53,16 @@ class Means(HookBase):
         self.norms = state["norms"]
 
 
+class Named(HookBase):
+    """Has a state that it was made with."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def state_dict(self):
+        return {"name": self.name}
+
+
 def lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
@@ -81,6 +91,16 @@ def test_a_resumed_run_has_the_weights_and_the_states_of_hooks_of_one_without_a_
     assert resumed.calls[-1] == ("trained", ITERATIONS)
     # Every step is logged here, so its numbers are in the storage.
     assert whole.calls[1:3] == [("before", 0), ("after", 0, 0)]
+
+
+def test_two_hooks_of_one_class_keep_a_state_each(tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, hooks=[Means(), Named("b"), Means(5, interrupted)]).train()
+    first, second = Means(), Means()
+    second.norms = ["lost"]
+    trainer(tmp_path, hooks=[first, second]).train(resume=True)
+    assert first.norms == second.norms and len(first.norms) == ITERATIONS
+    assert "no hook Named here" in caplog.text
 
 
 def test_detectron2s_own_hooks_work(tmp_path, uninterrupted):

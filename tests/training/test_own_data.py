@@ -8,10 +8,11 @@ from detectron2.data import DatasetCatalog
 from clipself_seg.choice import find_model
 from clipself_seg.commands import train as command
 from clipself_seg.config import load_config
+from clipself_seg.config.load import Sources
 from clipself_seg.data.datasets.own import check_data, register_data
 from clipself_seg.errors import InputError
 from clipself_seg.training.own_data import Machine, settings_for, with_data
-from clipself_seg.yaml_files import leaves, read_tree
+from clipself_seg.yaml_files import leaves, option_pairs, read_tree
 from tests.data.datasets.test_own import YAML, folder  # noqa: F401  a fixture
 
 GPU = Machine("cuda", 24, 16)
@@ -64,6 +65,33 @@ def test_a_mini_recipe_keeps_its_numbers_and_what_is_typed_stays():
     assert mini["NUM_WORKERS"] == 0
     typed = values(SEMANTIC, 60, GPU, ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "7"))
     assert (typed["IMS_PER_BATCH"], typed["MAX_ITER"], typed["BASE_LR"]) == (2, 7, 2e-4)
+
+
+def test_drops_are_the_recipes_parts_of_a_typed_number_of_steps_and_typed_drops_stay(tmp_path):
+    recipe, typed = "panoptic/fcclip+convnext_large", ["SOLVER.MAX_ITER", "2000"]
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {recipe}\nSOLVER: {{MAX_ITER: 2000}}")
+    for config, opts, expected in (
+        (recipe, typed, (1778, 1926)),
+        (own, [], (1778, 1926)),
+        (recipe, [*typed, "SOLVER.STEPS", "(7, 9)"], (7, 9)),
+    ):
+        cfg, sources = load_config(config, opts), Sources(config, option_pairs(opts))
+        total = sources.recipe("SOLVER.MAX_ITER")
+        settings = settings_for(cfg, 1000, GPU, sources.by_hand, total=total)
+        assert [s.value for s in settings if s.key == "SOLVER.STEPS"] == [expected], config
+
+
+def test_the_command_gives_drops_of_the_recipe_to_a_typed_number_of_steps(
+    folder, tmp_path, monkeypatch  # noqa: F811
+):
+    steps = []
+    monkeypatch.setattr(
+        "clipself_seg.training.run.train", lambda cfg, *_: steps.append(cfg.SOLVER.STEPS)
+    )
+    opts = ("SOLVER.SCHEDULE", "steps", "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(tmp_path / "run"))
+    assert command.main(options(folder, *opts)) == 0
+    assert steps == [(300,)]  # Detectron2's drop at 30000, and the recipe's 200 steps
 
 
 def test_values_without_a_name_are_counted_and_broken_files_named_before_a_step(

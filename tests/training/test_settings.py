@@ -132,3 +132,12 @@ def test_a_full_disk_is_told_with_the_name_of_the_folder(tmp_path, monkeypatch, 
         with EventStorage(0), metric_writers(tmp_path, 0, 9) as writers:
             write_all(writers, tmp_path)
     assert caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["mini/semseg", "mini/panoptic", "mini/detection"])
+def test_gradients_stay_unsynchronised_in_a_distillation_alone(config):
+    opts = ["SOLVER.SYNC_GRADIENTS", "False"]
+    with pytest.raises(InputError, match="does not read it, it is for CLIPSelf; leave it out"):
+        load_config(config, opts)
+    name = "distill/unsynchronised/coco_patches_eva02_vitb16"
+    assert not TrainingSettings.from_config(load_config(name)).sync_gradients

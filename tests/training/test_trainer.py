@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.engine.hooks import CallbackHook
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
@@ -189,6 +191,48 @@ def test_evaluation_in_between_changes_nothing(tmp_path, uninterrupted):
     assert sum("data/64/boxes.thing.top1" in line for line in lines) == 3
 
 
+def first_numbers(folder: Path) -> tuple[list[dict], list[float]]:
+    """The lines of metrics.json that have an evaluation, and what TensorBoard has of it."""
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("set/top1")
+    lines = [line for line in numbers_of(folder) if "set/top1" in line]
+    return lines, [event.value for event in events]
+
+
+@pytest.mark.parametrize("evaluation, log", [(2, 5), (6, 5), (1, 5), (1, 1), (3, 1)])
+def test_the_evaluation_before_training_is_written_once(tmp_path, evaluation, log):
+    values = iter(range(9))
+    changes = {"evaluation_period": evaluation, "log_period": log}
+    trainer(tmp_path, evaluate=lambda model: {"set": {"top1": next(values)}}, **changes).train()
+    lines, events = first_numbers(tmp_path)
+    each = list(range(1 + (ITERATIONS - 1) // evaluation))
+    assert [line["set/top1"] for line in lines] == each == events
+    steps = [done - 1 for done in range(evaluation, ITERATIONS, evaluation)]
+    assert [line["iteration"] for line in lines] == [0, *steps]
+    losses = [line["iteration"] for line in numbers_of(tmp_path) if "loss_clipself" in line]
+    assert losses == sorted({*range(log - 1, ITERATIONS, log), *steps, ITERATIONS - 1})
+
+
+def test_a_run_that_dies_before_its_first_log_keeps_the_evaluation_before_training(tmp_path):
+    def work(folder):
+        return {"evaluate": lambda model: EVALUATED, "evaluation_period": 6, "log_period": 5}
+
+    killed(tmp_path, in_a_step, **work(tmp_path))
+    trainer(tmp_path, **work(tmp_path)).train(resume=True)
+    trainer(whole := tmp_path / "whole", **work(whole)).train()
+    assert numbers_of(tmp_path) == numbers_of(whole)
+    assert [line["iteration"] for line in first_numbers(tmp_path)[0]] == [0, 5]
+
+
+def test_a_number_of_the_first_step_alone_is_written_beside_the_evaluation_before_it(tmp_path):
+    def once(run):
+        if run.iter == 0:
+            run.storage.put_scalar("mine", 3.0, smoothing_hint=False)
+
+    changes = {"evaluate": lambda model: EVALUATED, "evaluation_period": 6, "log_period": 5}
+    trainer(tmp_path, hooks=[CallbackHook(after_step=once)], **changes).train()
+    assert [line["iteration"] for line in numbers_of(tmp_path) if "mine" in line] == [0]
+
+
 def test_an_output_folder_with_checkpoints_needs_resume(tmp_path):
     trainer(tmp_path).train()
     with pytest.raises(InputError, match="iteration_0000007.*--resume.*OUTPUT_DIR"):
@@ -207,6 +251,22 @@ def test_resume_under_another_configuration_or_data_is_refused(tmp_path):
         other.train(resume=True)
 
 
+def in_folder(folder: str, names) -> list[dict]:
+    return [tiny_record(i) | {"file_name": f"{folder}/{name}.jpg"} for i, name in enumerate(names)]
+
+
+def test_resume_with_other_images_of_the_same_number_is_refused_and_moved_ones_are_the_same(
+    tmp_path, uninterrupted
+):
+    trainer(tmp_path, records=in_folder("/data/here", "abcde"), iterations=2).train()
+    for names in ("abcdf", "bacde", ("a", "b", "c", "d/e", "e")):
+        with pytest.raises(InputError, match="names of training images was '[0-9a-f]+', is '"):
+            trainer(tmp_path, records=in_folder("/data/here", names)).train(resume=True)
+    moved = trainer(tmp_path, records=in_folder("/there", "abcde"))
+    moved.train(resume=True)
+    assert_same(weights(moved), uninterrupted)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     run = trainer(tmp_path)
     losses = run.model.losses
@@ -220,6 +280,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     drawn = [f"{draw.image}.jpg" for draw in run.order.batch(5)]
     assert "loss_clipself is not finite at iteration 5" in message
     assert all(name in message for name in drawn) and len(message.splitlines()) <= 2
+    assert "the state before it, but for" in message and "the states of hooks" in message
     # Keys that a resumed run may not change need a new folder.
     advice = message.split("start anew in another OUTPUT_DIR")[1]
     for key in ("SOLVER.BASE_LR", "SOLVER.AMP.DTYPE"):

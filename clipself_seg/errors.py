@@ -260,10 +260,7 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             if error.strerror is None:
                 raise
             place = "" if error.filename is None else f"{error.filename}: "
-            said = (
-                f"{place}{error.strerror}: make room, or give another path; files that are "
-                "complete stay as they are"
-            )
+            said = f"{place}{error.strerror}: make room, or give another path; files that are complete stay as they are"
         except Exception as error:
             if not (said := out_of_memory(error)):
                 raise

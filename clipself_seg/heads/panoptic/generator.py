@@ -517,8 +517,8 @@ class MaskGenerator(Generator):
             every_layer: return all predictions, for losses on all of them.
         """
         features = {name: of.float() for name, of in features.items()}
-        device = features[FINEST].device
         # FC-CLIP's autocast leaves out the whole pixel decoder, ODISE's its encoder alone.
+        device = features[FINEST].device
         with full_precision(device) if self.in_clip_space else contextlib.nullcontext():
             mask_features, maps = self.sem_seg_head.pixel_decoder(features)
         return self.sem_seg_head.predictor(maps, mask_features, every_layer)

@@ -27,7 +27,6 @@ RESIZERS = ("backbone.interpolate",)
 # A layer that nothing uses, and embeddings of the training vocabulary, which are made anew from the text tower
 # (wusize/CLIPSelf, F-ViT). Rotary tables of its tower are in `clip.weights.NO_WEIGHTS`.
 IGNORED = ("roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.all_embeddings")
-MASK_HEAD = "roi_head.mask_head."  # which a model of boxes alone leaves out, as the transfer does
 COUNTER = "num_batches_tracked"
 # Entry with the training vocabulary: bytes of a JSON list of lists of names.
 NAMES = "training_names"
@@ -47,7 +46,8 @@ def read(model: FViT, tensors: Mapping[str, Tensor], source: str) -> None:
         InputError: missing, unexpected or misshapen tensors; a checkpoint of another model or tower; a
             released checkpoint, and MODEL.CLIP.WEIGHTS gives no text tower.
     """
-    ignored = IGNORED if model.has_masks else (*IGNORED, MASK_HEAD)
+    # A model of boxes alone, such as a transfer, leaves out the mask head.
+    ignored = IGNORED if model.has_masks else (*IGNORED, "roi_head.mask_head.")
     given = {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
     names, clip_hash = given.pop(NAMES, None), given.pop(CLIP_HASH, None)
     clip = {

@@ -112,10 +112,10 @@ def test_masks_get_no_gradient_and_features_do():
 @torch.no_grad()
 def test_autocast_leaves_out_the_pixel_decoder_of_fcclip_and_the_encoder_of_odise():
     for variant, exact in (("fcclip", True), ("label", False)):
-        generator, given, seen = tiny(variant).eval(), maps(), []
+        generator, given, seen = tiny(variant).eval(), maps(), list[tuple]()
         decoder = generator.sem_seg_head.pixel_decoder
         features, levels = decoder(given)
-        decoder.register_forward_hook(lambda _, inputs, outputs: seen.append(outputs))
+        decoder.register_forward_hook(lambda _, inputs, outputs, seen=seen: seen.append(outputs))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             generator(given)
         ((low, low_levels),) = seen

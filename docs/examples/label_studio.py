@@ -127,10 +127,8 @@ def from_export(source, target, words):
             label_map[painted(part["value"]["rle"], height, width)] = labels[label]
         image = unquote(task["data"]["image"])
         name = os.path.splitext(os.path.basename(image))[0]
-        if UPLOADS in image:
-            name = re.sub(
-                "^[0-9a-f]{8}-", "", name
-            )  # what Label Studio puts before an upload's name
+        if UPLOADS in image:  # Label Studio puts eight digits before the name of an upload
+            name = re.sub("^[0-9a-f]{8}-", "", name)
         if name in written:
             raise SystemExit(
                 f"{source} has two images that would be {name}.png, such as {image}: export the tasks of each "

@@ -153,6 +153,19 @@ def test_the_second_world_s_novel_ap50_is_the_mean_of_its_records():
         assert len(numbers) == 3 and f"{mean:.1f} ± {deviation:.1f}" == said and said in text
 
 
+def test_the_space_that_readme_and_install_state_was_measured():
+    kept = read_json(ROOT / "docs/measured/first_steps.json")["results"]
+    install = (ROOT / "docs/install.md").read_text()
+    for command, size in kept["GB"].items():
+        (row,) = (
+            r for r in rows("docs/install.md") if r.startswith(f"| `{command.split(', ')[0]}`")
+        )
+        assert f"{size} GB" in row
+    said = set(re.findall(r"(\d\.\d) GB", (ROOT / "README.md").read_text()))
+    assert said <= {str(size) for size in kept["GB"].values()} and "1.7 GB" in install
+    assert kept["seconds"]["make demo"] < 60 and kept["seconds"]["make test"] < 660
+
+
 def test_the_seconds_of_readme_are_those_that_were_measured():
     readme = (ROOT / "README.md").read_text()
     assert with_seconds(readme) == readme, "python tools/write_tables.py"

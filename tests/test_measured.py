@@ -54,9 +54,14 @@ SUMMARIES = {
 }
 
 
+def decimals(text: str) -> list[str]:
+    """Numbers of a text that have a decimal."""
+    return re.findall(r"\d+\.\d", text)
+
+
 def numbers(row: str) -> list[str]:
     """Those with a decimal, behind the first cell."""
-    return re.findall(r"\d+\.\d", row.split("|", 2)[2])
+    return decimals(row.split("|", 2)[2])
 
 
 def rows(page: str) -> list[str]:
@@ -113,7 +118,7 @@ def test_a_reason_that_was_tested_has_its_record(page, begin, record, count):
     text = (ROOT / f"docs/tables/{page}.md").read_text()
     (said,) = re.findall(rf"{begin}.*?\(docs/measured/{record}", text)
     measured = {f"{number:.1f}" for _, number in flatten_numbers(results)}
-    assert len(measured & set(re.findall(r"\d+\.\d", said))) == count
+    assert len(measured & set(decimals(said))) == count
 
 
 @pytest.mark.parametrize(
@@ -132,8 +137,8 @@ def test_a_reason_that_was_tested_has_its_record(page, begin, record, count):
 )
 def test_a_sentence_has_the_numbers_of_its_table(page, sentence, table, count):
     (said,) = re.findall(sentence, (ROOT / f"docs/{page}.md").read_text(), re.S)
-    own = re.findall(r"\d+\.\d", said)
-    kept = re.findall(r"\d+\.\d", (ROOT / f"docs/tables/{table}.md").read_text())
+    own = decimals(said)
+    kept = decimals((ROOT / f"docs/tables/{table}.md").read_text())
     assert len(own) == count and set(own) <= set(kept), set(own) - set(kept)
 
 
@@ -146,11 +151,11 @@ def test_the_second_world_s_novel_ap50_is_the_mean_of_its_records():
             next((ROOT / "docs/tables/runs").glob(f"*-{one}.json"))
             for one in re.findall(r"\d: (\w{12})", row)
         ]
-        numbers = [
+        novel = [
             read_json(path)["results"]["mini2_val_boxes"]["bbox"]["AP50-unseen"] for path in kept
         ]
-        mean, deviation = statistics.fmean(numbers), statistics.stdev(numbers)
-        assert len(numbers) == 3 and f"{mean:.1f} ± {deviation:.1f}" == said and said in text
+        mean, deviation = statistics.fmean(novel), statistics.stdev(novel)
+        assert len(novel) == 3 and f"{mean:.1f} ± {deviation:.1f}" == said and said in text
 
 
 def test_the_space_that_readme_and_install_state_was_measured():

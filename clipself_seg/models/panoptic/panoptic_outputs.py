@@ -17,6 +17,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import TASKS, Fusion, fuse_scores, fusion_of, name_masks
 from clipself_seg.heads.panoptic import panoptic_merge
+from clipself_seg.heads.panoptic.generator import GeneratorScores
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.model_base import sizes_of
 from clipself_seg.models.model_protocols import Outputs
@@ -101,7 +102,7 @@ class GeneratorOutput:
         logits, void = only_classes(self.class_logits, classes), self.void_prob
         if self.void_logit is not None:
             beside = torch.cat([logits, self.void_logit[:, None]], dim=1)
-            void = beside.float().softmax(dim=1)[:, -1]
+            void = GeneratorScores(logits, beside).void_prob
         return dataclasses.replace(self, class_logits=logits, void_prob=void)
 
     def probabilities(
